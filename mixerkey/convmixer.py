@@ -1,0 +1,198 @@
+"""The network of §2.2: patch embedding (Eq. 1), mixing layers (Eq. 2), pooling, a linear classifier."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+PRETRAINED = ("cifar10", "digits")
+
+
+class Residual(nn.Module):
+    """Adds its input to what it wraps: ``fn(x) + x``, the skip of Eq. (2).
+
+    >>> import torch
+    >>> Residual(nn.Identity())(torch.ones(2))
+    tensor([2., 2.])
+    """
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x) + x
+
+
+class ConvMixer(nn.Sequential):
+    """ConvMixer for images of shape (N, C, H, W), normalised to [-1, 1]; returns logits (N, num_classes).
+
+    The modules stand in the order of the authors' reference implementation, so state dicts interchange with it;
+    `timm_state_dict` maps them to timm's names.
+
+    Args:
+        dim: d, the number of channels after patch embedding.
+        depth: L, the number of ConvMixer layers.
+        kernel_size: side of the depthwise kernel, odd.
+        patch_size: P; H and W must be divisible by it.
+        num_classes: number of logits.
+        in_channels: C.
+
+    Raises:
+        ValueError: a size is not positive, the kernel size is even, or (in `forward`) the images do not fit.
+
+    >>> import torch
+    >>> model = ConvMixer(dim=256, depth=8)
+    >>> model(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    >>> sum(p.numel() for p in model.parameters())
+    718090
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        kernel_size: int = 9,
+        patch_size: int = 4,
+        num_classes: int = 10,
+        in_channels: int = 3,
+    ) -> None:
+        sizes = {
+            "dim": dim,
+            "depth": depth,
+            "kernel_size": kernel_size,
+            "patch_size": patch_size,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd so that the output keeps its size, got {kernel_size}")
+        super().__init__(
+            # Eq. (1): z_0 = BN(GELU(Conv_{C->d}(x)))
+            nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size),
+            nn.GELU(),
+            nn.BatchNorm2d(dim),
+            # Eq. (2), L times
+            *(
+                nn.Sequential(
+                    Residual(
+                        nn.Sequential(
+                            nn.Conv2d(dim, dim, kernel_size, groups=dim, padding="same"),  # depthwise
+                            nn.GELU(),
+                            nn.BatchNorm2d(dim),
+                        )
+                    ),
+                    nn.Conv2d(dim, dim, kernel_size=1),  # pointwise
+                    nn.GELU(),
+                    nn.BatchNorm2d(dim),
+                )
+                for _ in range(depth)
+            ),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(dim, num_classes),
+        )
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_images(x)
+        return super().forward(x)
+
+    def check_images(self, x: Tensor) -> None:
+        """Raise ValueError unless `x` is a batch (N, C, H, W) that this network accepts.
+
+        >>> import torch
+        >>> ConvMixer(8, 1).check_images(torch.zeros(1, 3, 30, 32))
+        Traceback (most recent call last):
+            ...
+        ValueError: this ConvMixer takes images (N, 3, H, W) with H and W divisible by 4, got (1, 3, 30, 32)
+        """
+        C, P = self.sizes["in_channels"], self.sizes["patch_size"]
+        if x.ndim != 4 or x.shape[1] != C or x.shape[2] % P or x.shape[3] % P:
+            raise ValueError(
+                f"this ConvMixer takes images (N, {C}, H, W) with H and W divisible by {P}, got {tuple(x.shape)}"
+            )
+
+
+def timm_state_dict(model: ConvMixer) -> dict[str, Tensor]:
+    """The model's weights under the names of timm's ConvMixer: ``0-2`` are its ``stem``, the layers its ``blocks``,
+    the classifier its ``head``. The tensors are the model's own, not copies.
+
+    >>> list(timm_state_dict(ConvMixer(8, 1)))[:2], list(timm_state_dict(ConvMixer(8, 1)))[-1]
+    (['stem.0.weight', 'stem.0.bias'], 'head.bias')
+    """
+    depth, renamed = model.sizes["depth"], {}
+    for name, tensor in model.state_dict().items():
+        index, rest = name.split(".", 1)
+        i = int(index)
+        if i < 3:
+            renamed[f"stem.{i}.{rest}"] = tensor
+        elif i < 3 + depth:
+            renamed[f"blocks.{i - 3}.{rest}"] = tensor
+        else:
+            renamed[f"head.{rest}"] = tensor
+    return renamed
+
+
+def save_model(model: ConvMixer, path: str | Path) -> None:
+    """Write a ConvMixer's weights and sizes to a safetensors file.
+
+    >>> import tempfile
+    >>> model = ConvMixer(8, 1, patch_size=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(model, folder + "/model.safetensors")
+    ...     load_model(folder + "/model.safetensors").sizes["patch_size"]
+    2
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, path, metadata={"convmixer": json.dumps(model.sizes)})
+
+
+def load_model(path: str | Path) -> ConvMixer:
+    """Read what `save_model` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a ConvMixer in safetensors format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no model file at {path}")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            sizes = json.loads((stored.metadata() or {})["convmixer"])
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        model = ConvMixer(**sizes)
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(
+            f"{Path(path).name} is not a ConvMixer that mixerkey saved ({error}); "
+            "expected a safetensors file written by save_model"
+        ) from error
+    return model.eval()
+
+
+def load_pretrained(name: str) -> ConvMixer:
+    """A network that comes with the package, in evaluation mode, on the CPU.
+
+    ``"cifar10"`` is the paper's ConvMixer-256/8 (P = 4); ``"digits"`` the pocket network for scikit-learn's 8×8
+    digits (P = 2, one channel). How each was trained stands in its receipt, see `mixerkey.training.load_receipt`.
+
+    Raises:
+        ValueError: there is no network of that name.
+
+    >>> load_pretrained("digits").sizes["patch_size"]
+    2
+    """
+    if name not in PRETRAINED:
+        raise ValueError(f"no pretrained network {name!r}; choose from {', '.join(PRETRAINED)}")
+    with as_file(files("mixerkey") / "weights" / f"{name}.safetensors") as path:
+        return load_model(path)

@@ -1,0 +1,95 @@
+"""The same ConvMixer as batched matrix products: several times faster on a CPU.
+
+On a feature map of h × w positions a depthwise convolution is, channel by channel, a multiplication with an
+(hw, hw) matrix. With activations laid out channel first, as (d, N·hw), patch embedding and pointwise convolution are
+one matrix product each, the depthwise convolution is d products, and nothing is transposed between them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixerkey.convmixer import ConvMixer, Residual
+
+
+def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
+    """``model(x)``, computed with the model's own parameters as matrix products; differentiable.
+
+    In training mode it updates the running statistics of batch normalisation as ``model(x)`` does. It computes in
+    the dtype of `x`, so bfloat16 images give bfloat16 products; the logits come back in the dtype of the parameters.
+
+    Args:
+        model: the network.
+        x: normalised images (N, C, H, W), floating point.
+
+    Returns:
+        logits (N, num_classes).
+
+    Raises:
+        ValueError: the images do not fit the network.
+
+    >>> model, x = ConvMixer(8, 2).eval().double(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    >>> torch.allclose(fast_forward(model, x), model(x), atol=1e-12)
+    True
+    """
+    model.check_images(x)
+    N, C, H, W = x.shape
+    P, d = model.sizes["patch_size"], model.sizes["dim"]
+    h, w = H // P, W // P
+    z = x.reshape(N, C, h, P, w, P).permute(1, 3, 5, 0, 2, 4).reshape(C * P * P, N * h * w)  # (P*P*C, N*h*w)
+    z = _batch_norm(model[2], F.gelu(_pointwise(model[0], z)))  # Eq. (1), (d, N*h*w)
+    for layer in list(model)[3:-3]:  # Eq. (2)
+        residual, conv, _, norm = cast(nn.Sequential, layer)
+        depthwise, _, inner_norm = cast(nn.Sequential, cast(Residual, residual).fn)
+        mixed = _depthwise(depthwise, z.view(d, N, h * w), h, w).view(d, N * h * w)
+        z = _batch_norm(inner_norm, F.gelu(mixed)) + z
+        z = _batch_norm(norm, F.gelu(_pointwise(conv, z)))
+    head = cast(nn.Linear, model[-1])
+    return head(z.view(d, N, h * w).mean(2).T.to(head.weight.dtype))  # (N, num_classes)
+
+
+def _pointwise(conv: nn.Module, z: Tensor) -> Tensor:
+    """A convolution whose kernel covers its input, on columns: (c, n) -> (d, n)."""
+    weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+    return torch.addmm(bias.to(z.dtype)[:, None], weight.flatten(1).to(z.dtype), z)
+
+
+def _depthwise(conv: nn.Module, z: Tensor, h: int, w: int) -> Tensor:
+    """A depthwise convolution with padding "same", channel by channel as a matrix product: (d, N, hw) -> same."""
+    weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+    kernel = F.pad(weight.flatten(1).to(z.dtype), (0, 1))  # (d, k*k + 1), the last one zero
+    matrices = kernel[:, _taps(h, w, weight.shape[-1]).to(z.device)]  # (d, hw, hw)
+    return torch.baddbmm(bias.to(z.dtype)[:, None, None], z, matrices)
+
+
+@lru_cache
+@torch.inference_mode(False)  # cached, so it must be usable in training too
+def _taps(h: int, w: int, k: int) -> Tensor:
+    """int64 (hw, hw): which kernel tap takes input position i to output position o; k*k where none does."""
+    row, col = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    dy = row[:, None] - row[None, :] + k // 2
+    dx = col[:, None] - col[None, :] + k // 2
+    inside = (dy >= 0) & (dy < k) & (dx >= 0) & (dx < k)
+    return torch.where(inside, dy * k + dx, k * k)
+
+
+def _batch_norm(norm: nn.Module, z: Tensor) -> Tensor:
+    """Batch normalisation over the columns of (d, n); one long row a channel."""
+    norm = cast(nn.BatchNorm2d, norm)
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return F.batch_norm(
+        z[None],
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        norm.training,
+        cast(float, norm.momentum),
+        norm.eps,
+    )[0]

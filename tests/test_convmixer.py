@@ -1,0 +1,193 @@
+"""The network against its peers, and the fast path against the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.models.convmixer
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mixerkey import ConvMixer, load_pretrained
+from mixerkey.convmixer import Residual, load_model, save_model, timm_state_dict
+from mixerkey.fast import fast_forward
+from mixerkey.training import initialize
+
+
+def random_model(seed: int = 0, **sizes: int) -> Any:
+    """A float64 network whose every weight and running statistic matters."""
+    model: Any = ConvMixer(**sizes).double()
+    generator = torch.Generator().manual_seed(seed)
+    initialize(model, generator)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1:
+            nn.init.uniform_(value, 0.5, 1.5 if "var" in name else 1.0, generator=generator)
+    return model.eval()
+
+
+def test_the_papers_network_has_718090_parameters() -> None:
+    model: Any = ConvMixer(dim=256, depth=8)
+    assert sum(p.numel() for p in model.parameters()) == 718_090
+    assert model[0].weight.numel() == 12_288
+
+
+def test_eq1_eq2_written_out() -> None:
+    """The paper's equations with functions only, in its order: convolution, activation, normalisation, skip."""
+    model: Any = random_model(dim=6, depth=2, kernel_size=3, patch_size=2, in_channels=3)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+    def bn(z: torch.Tensor, norm: Any) -> torch.Tensor:
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return (z - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+
+    def gelu(z: torch.Tensor) -> torch.Tensor:
+        return z * (1 + torch.erf(z / 2**0.5)) / 2
+
+    z = bn(gelu(nn.functional.conv2d(x, model[0].weight, model[0].bias, stride=2)), model[2])  # Eq. (1)
+    for layer in (model[3], model[4]):
+        depthwise, _, inner = layer[0].fn
+        mixed = nn.functional.conv2d(z, depthwise.weight, depthwise.bias, padding=1, groups=6)
+        z = bn(gelu(mixed), inner) + z  # Eq. (2), first line
+        z = bn(gelu(nn.functional.conv2d(z, layer[1].weight, layer[1].bias)), layer[3])  # Eq. (2), second line
+    logits = z.mean((2, 3)) @ model[-1].weight.T + model[-1].bias
+    assert torch.allclose(model(x), logits, rtol=0, atol=1e-12)
+
+
+def test_state_dict_has_the_names_and_order_of_the_reference_implementation() -> None:
+    dim, depth, kernel_size, patch_size = 8, 2, 5, 4
+    reference = nn.Sequential(  # the order of modules published with Trockman and Kolter (2022)
+        nn.Conv2d(3, dim, patch_size, patch_size),
+        nn.GELU(),
+        nn.BatchNorm2d(dim),
+        *(
+            nn.Sequential(
+                Residual(
+                    nn.Sequential(
+                        nn.Conv2d(dim, dim, kernel_size, groups=dim, padding="same"), nn.GELU(), nn.BatchNorm2d(dim)
+                    )
+                ),
+                nn.Conv2d(dim, dim, 1),
+                nn.GELU(),
+                nn.BatchNorm2d(dim),
+            )
+            for _ in range(depth)
+        ),
+        nn.AdaptiveAvgPool2d((1, 1)),
+        nn.Flatten(),
+        nn.Linear(dim, 10),
+    )
+    model = random_model(dim=dim, depth=depth, kernel_size=kernel_size)
+    assert list(model.state_dict()) == list(reference.state_dict())
+    reference.double().load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert torch.equal(reference.eval()(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"dim": 256, "depth": 8}, {"dim": 32, "depth": 3, "kernel_size": 5, "patch_size": 2}]
+)
+def test_forward_equals_timms_convmixer_with_the_same_weights(sizes: dict[str, int]) -> None:
+    model = random_model(**sizes)
+    all_sizes: dict[str, Any] = {"kernel_size": 9, "patch_size": 4} | sizes
+    peer = timm.models.convmixer.ConvMixer(**all_sizes, num_classes=10).double()
+    peer.load_state_dict(timm_state_dict(model))
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.allclose(model(x), peer.eval()(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"dim": 0}, "dim must be at least 1"), ({"kernel_size": 4}, "must be odd"), ({"patch_size": -1}, "patch_size")],
+)
+def test_bad_sizes_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConvMixer(**{"dim": 8, "depth": 1} | change)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 3, 30, 32), (1, 3, 32, 30)])
+@pytest.mark.parametrize("forward", [lambda model, x: model(x), fast_forward])
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], forward: Callable) -> None:
+    with pytest.raises(ValueError, match=r"takes images \(N, 3, H, W\) with H and W divisible by 4"):
+        forward(ConvMixer(8, 1), torch.zeros(shape))
+
+
+# --- the fast path ---
+
+
+@settings(max_examples=20)
+@given(
+    kernel_size=st.sampled_from([1, 3, 5, 9]),
+    patch_size=st.integers(1, 4),
+    h=st.integers(1, 6),
+    w=st.integers(1, 6),
+    training=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_fast_path_has_equal_outputs_gradients_and_statistics(
+    kernel_size: int, patch_size: int, h: int, w: int, training: bool, seed: int
+) -> None:
+    def run(forward: Callable) -> dict[str, torch.Tensor]:
+        model = random_model(seed, dim=6, depth=2, kernel_size=kernel_size, patch_size=patch_size, num_classes=4)
+        model.train(training)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(3, 3, h * patch_size, w * patch_size, dtype=torch.float64, generator=generator)
+        x.requires_grad_()
+        logits = forward(model, x)
+        logits.pow(2).sum().backward()
+        gradients = {f"gradient {name}": p.grad for name, p in model.named_parameters()}
+        return {"logits": logits, "gradient x": x.grad, **gradients, **model.state_dict()}
+
+    slow, fast = run(lambda model, x: model(x)), run(fast_forward)
+    for name, expected in slow.items():
+        scale = max(1.0, expected.abs().max().item())
+        assert torch.allclose(fast[name], expected, rtol=0, atol=1e-9 * scale), name
+
+
+def test_fast_path_trains_after_it_was_first_used_for_inference() -> None:
+    model = ConvMixer(4, 1, kernel_size=7, patch_size=2, in_channels=1)  # a shape that no other test uses
+    with torch.inference_mode():
+        fast_forward(model, torch.zeros(1, 1, 14, 10))
+    fast_forward(model, torch.zeros(1, 1, 14, 10)).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_fast_path_in_bfloat16_is_the_network_to_rounding() -> None:
+    model = random_model(dim=32, depth=2).float()
+    x = torch.rand(8, 3, 32, 32) * 2 - 1
+    logits = fast_forward(model, x.bfloat16())
+    assert logits.dtype == torch.float32
+    assert (logits - model(x)).norm() < 0.05 * model(x).norm()
+
+
+# --- files ---
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = random_model(dim=8, depth=2, patch_size=2).float()
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert not loaded.training
+    assert loaded.sizes == model.sizes
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        load_model(path)
+    path.write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a ConvMixer that mixerkey saved"):
+        load_model(path)
+
+
+def test_an_unknown_pretrained_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="no pretrained network 'imagenet'; choose from cifar10, digits"):
+        load_pretrained("imagenet")

@@ -1,0 +1,109 @@
+"""Accuracy, the key space of §4.3, and the equality of §4.2 on whole test sets."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, permutations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mixerkey import Key, accuracy, encrypt_model, key_space_bits, load_pretrained
+from mixerkey.data import cifar10_available, load_cifar10, load_digits
+from mixerkey.evaluation import predict
+from mixerkey.training import load_receipt, weights_digest
+
+needs_cifar10 = pytest.mark.skipif(not cifar10_available(), reason="needs CIFAR-10: set MIXERKEY_DATA to a copy")
+
+
+def test_key_space_is_247_82_bits_not_the_printed_543_8() -> None:
+    assert round(key_space_bits(4, 3), 2) == 247.82
+    scrambled_blocks_too = key_space_bits(4, 3) + math.log2(math.factorial(64))
+    assert round(scrambled_blocks_too, 1) == 543.8  # what the paper prints
+
+
+@pytest.mark.parametrize(("M", "C"), [(1, 1), (1, 3), (2, 1), (1, 5)])
+def test_key_space_counts_the_keys(M: int, C: int) -> None:
+    size = M * M * C
+    count = sum(1 for _ in permutations(range(size)) for _ in combinations(range(size), size // 2))
+    assert round(2 ** key_space_bits(M, C)) == count
+
+
+class Brightest(nn.Module):
+    """Classifies an image (1, 1, K) by the position of its brightest pixel; its own normalisation stays odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.flatten(1)
+
+
+def test_accuracy_is_the_fraction_that_is_right() -> None:
+    images, labels = torch.eye(4).reshape(4, 1, 2, 2), torch.tensor([0, 1, 2, 3])
+    assert accuracy(Brightest(), images, labels) == 1.0
+    assert accuracy(Brightest(), images, torch.tensor([0, 1, 0, 0]), batch_size=3) == 0.5
+    key = Key([1, 0, 2, 3], [False, False, True, True], 2, 1)  # images 0 and 1 become [0 1 1 1] and [1 0 1 1]
+    assert accuracy(Brightest(), images, torch.tensor([1, 0, 3, 2]), key) == 1.0
+    assert accuracy(Brightest(), images, labels, key) == 0.0
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3), torch.zeros(5)])
+def test_as_many_labels_as_images(labels: Tensor) -> None:
+    with pytest.raises(ValueError, match="as many labels as images"):
+        accuracy(Brightest(), torch.zeros(4, 1, 2, 2), labels)
+    with pytest.raises(ValueError, match="at least one"):
+        accuracy(Brightest(), torch.zeros(0, 1, 2, 2), torch.zeros(0))
+
+
+def test_predict_leaves_the_mode_of_the_model() -> None:
+    model = load_pretrained("digits").train()
+    before = weights_digest(model)
+    predict(model, load_digits("test")[0][:8])
+    assert model.training
+    assert weights_digest(model) == before
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_shipped_weights_are_those_of_the_receipt(name: str) -> None:
+    receipt, model = load_receipt(name), load_pretrained(name)
+    assert receipt["weights_sha256"] == weights_digest(model)
+    assert receipt["network"] == model.sizes
+    assert len(receipt["curve"]) == receipt["recipe"]["epochs"]
+
+
+def test_the_pocket_network_reads_97_percent_of_held_out_digits_with_and_without_the_key() -> None:
+    images, labels = load_digits("test")
+    model = load_pretrained("digits").double()
+    plain = predict(model, images)
+    assert (plain.argmax(1) == labels).double().mean() >= 0.97
+    assert abs(accuracy(model, images, labels) - load_receipt("digits")["accuracy"]) < 0.005
+    for seed in range(20):
+        key = Key.from_seed(seed, 2, 1)
+        assert torch.allclose(predict(encrypt_model(model, key), images, key), plain, rtol=0, atol=1e-10)
+
+
+@needs_cifar10
+def test_the_encrypted_pair_gives_the_plain_class_on_10000_of_10000_images() -> None:
+    """Table 1, first row against second: not the same accuracy only, the same class on every image."""
+    images, labels = load_cifar10("test")
+    model, key = load_pretrained("cifar10").double(), Key.generate(4, 3)
+    plain = predict(model, images).argmax(1)
+    encrypted = predict(encrypt_model(model, key), images, key).argmax(1)
+    assert int((plain == encrypted).sum()) == 10_000
+    reached = (plain == labels).double().mean().item()
+    assert reached >= 0.75
+    assert abs(reached - load_receipt("cifar10")["accuracy"]) < 0.001
+
+
+@needs_cifar10
+def test_without_the_key_the_encrypted_network_is_lost() -> None:
+    images, labels = (part[:1000] for part in load_cifar10("test"))
+    model, key = load_pretrained("cifar10"), Key.from_seed(1, 4, 3)
+    locked = encrypt_model(model, key)
+    assert accuracy(locked, images, labels, key) == pytest.approx(accuracy(model, images, labels), abs=0.002)
+    assert accuracy(locked, images, labels) < 0.3
+    assert accuracy(locked, images, labels, Key.from_seed(2, 4, 3)) < 0.3
+    assert accuracy(model, images, labels, key) < 0.3

@@ -1,0 +1,323 @@
+"""Keys: drawing (steps A1, B2), the group, files, and that the secret does not leak."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import pickle
+import stat
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import SHAPES, keys, signed_permutations
+
+from mixerkey import Key, SignedPermutation
+from mixerkey.key import KeyFileError
+
+
+@given(keys())
+def test_a_key_is_a_permutation_and_half_of_the_flips(key: Key) -> None:
+    size = key.patch_size**2 * key.channels
+    assert key.permutation.dtype == torch.int64
+    assert key.flips.dtype == torch.bool
+    assert sorted(key.permutation.tolist()) == list(range(size))
+    assert key.flips.sum() == size // 2
+
+
+def test_every_key_of_the_pocket_shape_is_drawn_and_equally_often() -> None:
+    draws = 144 * 100
+    counts = Counter(Key.generate(2, 1) for _ in range(draws))
+    assert len(counts) == math.factorial(4) * math.comb(4, 2) == 144
+    # Pearson's chi-square, 143 degrees of freedom: below 237 but once in a million fair runs.
+    assert sum((n - 100) ** 2 / 100 for n in counts.values()) < 237
+
+
+def test_generate_uses_the_operating_system_and_no_seeded_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    import random
+
+    calls = []
+
+    def urandom(n: int) -> bytes:
+        calls.append(n)
+        return bytes(n)
+
+    torch.manual_seed(0)
+    random.seed(0)
+    first = Key.generate(4, 3)
+    torch.manual_seed(0)
+    random.seed(0)
+    assert Key.generate(4, 3) != first
+    monkeypatch.setattr(random, "_urandom", urandom)  # what SystemRandom, behind `secrets`, reads
+    assert Key.generate(4, 3) == Key.generate(4, 3)
+    assert len(calls) >= 2 * 2 * 47
+
+
+def test_seeded_keys_never_change() -> None:
+    """These are frozen: a lesson's key must be the same on every platform and in every version."""
+    key = Key.from_seed(7, 4, 3)
+    assert key.permutation.tolist() == FROZEN_V
+    assert "".join(str(int(bit)) for bit in key.flips) == FROZEN_R
+
+
+FROZEN_V = [
+    30,
+    2,
+    9,
+    25,
+    28,
+    33,
+    36,
+    1,
+    26,
+    16,
+    18,
+    42,
+    38,
+    21,
+    4,
+    44,
+    31,
+    11,
+    19,
+    27,
+    32,
+    15,
+    8,
+    46,
+    10,
+    35,
+    6,
+    29,
+    17,
+    3,
+    37,
+    13,
+    24,
+    22,
+    41,
+    43,
+    39,
+    23,
+    14,
+    0,
+    47,
+    5,
+    12,
+    34,
+    40,
+    20,
+    45,
+    7,
+]
+FROZEN_R = "001101001011010011011110101100010001001100110011"
+
+
+def test_k1_and_k2_are_independent() -> None:
+    """Over many seeds, where pixel 0 comes from says nothing about whether it is flipped."""
+    table = Counter(
+        (int(key.permutation[0]), bool(key.flips[0])) for key in (Key.from_seed(s, 2, 1) for s in range(4000))
+    )
+    assert len(table) == 8
+    assert sum((n - 500) ** 2 / 500 for n in table.values()) < 41  # 7 degrees of freedom, once in a million
+
+
+def test_a_seed_must_not_be_negative() -> None:
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
+        Key.from_seed(-1, 4, 3)
+
+
+@given(keys())
+def test_matrix_is_the_signed_permutation_x_prime_k_is_x_v_k(key: Key) -> None:
+    x = torch.randn(len(key.permutation), dtype=torch.float64)
+    signs = torch.where(key.flips, -1.0, 1.0)
+    assert torch.equal(x @ key.matrix(), signs * x[key.permutation])
+
+
+@given(signed_permutations())
+def test_inverse_undoes_from_both_sides(a: SignedPermutation) -> None:
+    identity = SignedPermutation.identity(a.patch_size, a.channels)
+    assert a.then(a.inverse()) == a.inverse().then(a) == identity
+    assert a.inverse().inverse() == a
+    assert torch.equal(a.matrix() @ a.matrix().T, identity.matrix())
+    assert torch.equal(a.inverse().matrix(), a.matrix().T)
+
+
+@given(SHAPES.flatmap(lambda shape: st.tuples(*[signed_permutations(st.just(shape))] * 3)))
+def test_group_laws(three: tuple[SignedPermutation, SignedPermutation, SignedPermutation]) -> None:
+    a, b, c = three
+    assert a.then(b).then(c) == a.then(b.then(c))
+    assert torch.equal(a.then(b).matrix(), a.matrix() @ b.matrix())
+    assert a.then(SignedPermutation.identity(a.patch_size, a.channels)) == a
+
+
+def test_balance_is_not_closed_under_composition() -> None:
+    a = Key([0, 1, 2, 3], [True, True, False, False], 2, 1)
+    product = a.then(a)
+    assert not isinstance(product, Key)
+    assert type(product) is SignedPermutation
+    assert product.flips.sum() == 0
+
+
+@given(keys())
+def test_the_inverse_of_a_key_is_a_key(key: Key) -> None:
+    assert isinstance(key.inverse(), Key)
+
+
+def test_then_refuses_another_block_shape() -> None:
+    with pytest.raises(ValueError, match="block shapes differ: M = 4, C = 3 and M = 2, C = 1"):
+        Key.generate(4, 3).then(Key.generate(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("v", "r", "message"),
+    [
+        ([0, 1, 2], [1, 1, 0, 0], "permutation must have 4 entries"),
+        ([0, 1, 2, 3], [1, 1, 0], "flips must have 4 entries"),
+        ([0, 1, 2, 2], [1, 1, 0, 0], "each of 0..3 once"),
+        ([0, 1, 2, 4], [1, 1, 0, 0], "each of 0..3 once"),
+        ([0, 1, 2, 3], [2, 1, 0, 0], "flips must be booleans"),
+        ([0, 1, 2, 3], [1, 1, 1, 0], "exactly 2 of 4 pixels"),
+    ],
+)
+def test_a_bad_key_is_refused(v: list[int], r: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Key(v, r, 2, 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (-1, 1)])
+def test_a_bad_shape_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Key.generate(*shape)
+
+
+def test_frozen_hashable_and_equal_by_content() -> None:
+    a, b = Key.from_seed(1, 4, 3), Key.from_seed(1, 4, 3)
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a != Key.from_seed(2, 4, 3)
+    assert a != "a key"
+    assert copy.deepcopy(a) == a
+    for name in ("permutation", "patch_size", "_flips", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(a, name, None)
+    with pytest.raises(AttributeError, match="immutable"):
+        del a.patch_size
+    a.permutation[0] = 47  # a fresh tensor: nothing happens to the key
+    a.flips.fill_(True)
+    assert a == b
+
+
+def test_repr_and_logs_hide_the_secret(caplog: pytest.LogCaptureFixture) -> None:
+    key = Key.from_seed(7, 4, 3)
+    with caplog.at_level(logging.DEBUG):
+        logging.getLogger("test").info("%s %r", key, [key])
+    for text in (repr(key), str(key), f"{key}", caplog.text):
+        assert "secret hidden" in text
+        assert str(key.permutation.tolist())[1:-1] not in text
+        assert not any(f"{a}, {b}, {c}" in text for a, b, c in zip(*[iter(key.permutation.tolist())] * 3, strict=False))
+
+
+def test_keys_are_never_pickled() -> None:
+    with pytest.raises(TypeError, match="never pickled; use save and load"):
+        pickle.dumps(Key.generate(2, 1))
+
+
+# --- files ---
+
+
+@given(key=keys())
+def test_save_and_load(key: Key, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("keys") / "key.json"
+    key.save(path)
+    assert Key.load(path) == key
+    assert isinstance(Key.load(path), Key)
+
+
+def test_a_relative_key_can_be_kept(tmp_path: Path) -> None:
+    relative = Key.generate(4, 3).inverse().then(Key.generate(4, 3))
+    relative.save(tmp_path / "relative.json")
+    assert SignedPermutation.load(tmp_path / "relative.json") == relative
+    with pytest.raises(KeyFileError, match="is not a mixerkey Key file"):
+        Key.load(tmp_path / "relative.json")
+
+
+def test_only_the_owner_may_read(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        Key.generate(4, 3).save(tmp_path / "key.json")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "key.json").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["key.json"]
+
+
+def test_saving_again_is_harmless_but_never_overwrites_another_key(tmp_path: Path) -> None:
+    key = Key.from_seed(1, 4, 3)
+    key.save(tmp_path / "key.json")
+    key.save(tmp_path / "key.json")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        Key.from_seed(2, 4, 3).save(tmp_path / "key.json")
+    assert Key.load(tmp_path / "key.json") == key
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Key.generate(4, 3).save(tmp_path / "key.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"permutation": [0, 1, 2]}, "permutation must have 4 entries"),
+        ({"permutation": [0, 1, 1, 2]}, "an index is repeated"),
+        ({"permutation": [0, 1, 2, 3.5]}, "must hold integers"),
+        ({"permutation": "0123"}, "must hold integers"),
+        ({"flips": [1, 1, 1, 0]}, "flips exactly 2 of 4"),
+        ({"flips": [1, 0, 1]}, "flips must have 4 entries"),
+        ({"patch_size": 3}, "must have 9 entries"),
+        ({"patch_size": None}, "must hold integers"),
+        ({"version": 2}, "format version 2, this mixerkey reads version 1; upgrade"),
+        ({"format": "another"}, "is not a mixerkey Key file"),
+        ({"checksum": "0" * 64}, "does not match its checksum"),
+        ({"permutation": [3, 2, 1, 0]}, "does not match its checksum"),
+    ],
+)
+def test_each_fault_in_a_file_has_its_own_error(change: dict, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    Key([0, 1, 2, 3], [1, 1, 0, 0], 2, 1).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(KeyFileError, match=message):
+        Key.load(path)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    Key.from_seed(0, 2, 1).save(path)
+    text = path.read_text()
+    for length in range(len(text) - 1):  # the last character is the end of the line
+        path.write_text(text[:length])
+        with pytest.raises(KeyFileError, match="may be truncated"):
+            Key.load(path)
+
+
+def test_another_block_shape_is_refused_when_one_is_expected(tmp_path: Path) -> None:
+    Key.generate(2, 1).save(tmp_path / "key.json")
+    assert Key.load(tmp_path / "key.json", patch_size=2, channels=1).patch_size == 2
+    with pytest.raises(KeyFileError, match="is for patch_size 2, expected 4"):
+        Key.load(tmp_path / "key.json", patch_size=4)
+    with pytest.raises(KeyFileError, match="is for channels 1, expected 3"):
+        Key.load(tmp_path / "key.json", channels=3)
+    with pytest.raises(FileNotFoundError):
+        Key.load(tmp_path / "missing.json")

@@ -1,0 +1,83 @@
+"""The repository itself: dependencies in step, and a wheel that works by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import rattler
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def declared() -> dict[str, Requirement]:
+    """Every requirement of pyproject.toml but the lab's, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["book"]
+    lines += project["dependency-groups"]["pages"] + project["dependency-groups"]["test"]
+    lines += project["dependency-groups"]["lab"]
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+def test_environment_yml_says_the_same_as_pyproject_toml() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    specs = [spec for spec in environment["dependencies"] if isinstance(spec, str)]
+    for spec in specs:
+        rattler.MatchSpec(spec)  # conda can read it
+    conda = {spec.split()[0]: spec.split()[1] for spec in specs if spec.split()[0] not in ("python", "pip")}
+    pypi = {CONDA_NAMES.get(name, name): requirement for name, requirement in declared().items()}
+    assert conda.keys() == pypi.keys()
+    for name, requirement in pypi.items():
+        assert set(conda[name].split(",")) == set(str(requirement.specifier).split(",")), name
+    python = next(spec for spec in specs if spec.startswith("python "))
+    assert python.split()[1] == ">=3.11"
+
+
+def test_every_dependency_has_both_bounds_and_the_pinned_version_is_within() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    )
+    pinned: dict[str, str] = {canonicalize_name(name): version for name, version in pins.items()}
+    for name, requirement in declared().items():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert ">=" in operators, name
+        assert "<" in operators, name
+        assert requirement.specifier.contains(pinned[name]), name
+
+
+CLASSIFY = """
+import importlib.util
+from mixerkey import Key, accuracy, encrypt_model, load_pretrained
+from mixerkey.data import load_digits
+for tool in ("matplotlib", "ipywidgets", "sphinx", "pytest"):
+    assert importlib.util.find_spec(tool) is None, tool
+images, labels = load_digits("test")
+key = Key.generate(2, 1)
+locked = encrypt_model(load_pretrained("digits"), key)
+assert accuracy(locked, images, labels, key) >= 0.97
+assert load_pretrained("cifar10").sizes["dim"] == 256
+"""
+
+
+def test_the_wheel_works_in_a_clean_environment_without_the_book(tmp_path: Path) -> None:
+    def run(*command: str | Path) -> None:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    pip = ("-m", "pip", "--disable-pip-version-check")
+    run(sys.executable, *pip, "wheel", "--no-deps", "-w", tmp_path, ROOT)
+    venv.create(tmp_path / "clean", with_pip=True)
+    python = tmp_path / "clean" / "bin" / "python"
+    (wheel,) = tmp_path.glob("mixerkey-*.whl")
+    run(python, *pip, "install", "-c", ROOT / "constraints.txt", wheel)
+    run(python, "-I", "-c", CLASSIFY)
+    run(tmp_path / "clean" / "bin" / "mixerkey", "--help")
