@@ -1,0 +1,80 @@
+"""What nbval does not see: cells that verify nothing, noise, figures without words, cells too long to read."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from conftest import MISSING, needs
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "book").glob("*.ipynb"))
+
+# The only cells whose outputs are not compared, by their first line, and why.
+NOT_COMPARED = {"# Versions": "says which versions this run used"}
+
+
+def code_cells(notebook: Path) -> list[dict]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_there_are_notebooks() -> None:
+    assert len(NOTEBOOKS) >= 5
+
+
+def test_every_code_cell_was_executed_in_order(notebook: Path) -> None:
+    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_nothing_on_stderr_and_no_error(notebook: Path) -> None:
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", cell["source"]
+            assert output.get("name") != "stderr", cell["source"]
+
+
+def test_only_listed_cells_are_not_compared(notebook: Path) -> None:
+    for cell in code_cells(notebook):
+        tags = set(cell["metadata"].get("tags", []))
+        assert not tags & {"nbval-skip", "nbval-raises-exception", "raises-exception", "skip-execution"}
+        if "nbval-ignore-output" in tags:
+            assert cell["source"].splitlines()[0] in NOT_COMPARED
+
+
+def test_every_figure_has_alt_text_and_a_caption(notebook: Path) -> None:
+    for cell in code_cells(notebook):
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            mystnb = cell["metadata"].get("mystnb", {})
+            assert len(mystnb.get("image", {}).get("alt", "")) >= 20, cell["source"]
+            assert len(mystnb.get("figure", {}).get("caption", "")) >= 20, cell["source"]
+
+
+def test_cells_are_short(notebook: Path) -> None:
+    for cell in code_cells(notebook):
+        assert len(cell["source"].splitlines()) <= 20, cell["source"]
+
+
+def test_prose_stands_between_code_cells(notebook: Path) -> None:
+    kinds = [cell["cell_type"] for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    assert kinds[0] == kinds[-1] == "markdown"
+    assert ("code", "code") not in pairwise(kinds)
+
+
+def test_needs_are_known(notebook: Path) -> None:
+    assert set(needs(notebook)) <= MISSING.keys()
+
+
+def test_notebooks_are_small_and_name_no_path(notebook: Path) -> None:
+    text = notebook.read_text(encoding="utf-8")
+    assert len(text) < 2_500_000
+    for path in ("/home/", "/root/", "/Users/", "/tmp/"):
+        assert path not in text
