@@ -103,6 +103,10 @@ class ConvMixer(nn.Sequential):
         )
         self.sizes = sizes
 
+    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
+        """One module, or a slice of them as a plain `nn.Sequential`: ``model[:3]`` is Eq. (1)."""
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
     def forward(self, x: Tensor) -> Tensor:
         self.check_images(x)
         return super().forward(x)

@@ -101,6 +101,12 @@ def test_forward_equals_timms_convmixer_with_the_same_weights(sizes: dict[str, i
         assert torch.allclose(model(x), peer.eval()(x), rtol=0, atol=1e-10)
 
 
+def test_a_slice_of_the_network_is_a_network() -> None:
+    model = random_model(dim=8, depth=2)
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    assert torch.equal(model[3:](model[:3](x)), model(x))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"dim": 0}, "dim must be at least 1"), ({"kernel_size": 4}, "must be odd"), ({"patch_size": -1}, "patch_size")],
