@@ -6,6 +6,7 @@ last section reads the real one, where MIXERKEY_DATA has a copy.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -400,12 +401,25 @@ def test_files_of_another_kind_say_so(standin: StandIn, tmp_path: Path, monkeypa
         with path.open("wb") as stream:
             np.save(stream, np.zeros(3))
         refused(f"{path} is damaged or not CIFAR-10", DELETE_OR_SET)
-    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as archive:
+    with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path / "cifar10.npz", f"{FOLDER}/data_batch_1")
     refused("test_batch", DELETE_OR_SET)
-    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as archive:
+    with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path, f"{FOLDER}/test_batch", recursive=False)
     refused("test_batch is not a file", DELETE_OR_SET)
+
+
+def test_a_compressed_npz_works_and_says_so_when_its_stream_is_broken(
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cifar10.npz"
+    np.savez_compressed(path, **transposed(standin.splits))  # type: ignore[arg-type]
+    monkeypatch.setenv("MIXERKEY_DATA", str(path))
+    standin.check()
+    content = path.read_bytes()
+    name, extra = content.index(b"x_test.npy"), 20  # bytes between an entry's name and its stream
+    path.write_bytes(content[: name + 10 + extra] + b"\xff" * 8 + content[name + 18 + extra :])
+    refused(f"{path} is damaged or not CIFAR-10 (error: Error -3", DELETE_OR_SET)
 
 
 def test_a_folder_that_lacks_a_batch_says_which(
@@ -494,7 +508,6 @@ class Mirror:
     piece: int = 1 << 16
     pause: float = 0.0
     seen: list[str | None] = field(default_factory=list)  # the Range headers of the requests
-    over: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         asked = handler.headers.get("Range")
@@ -525,7 +538,12 @@ class Mirror:
         if cut is None and self.framing == "chunked":
             handler.wfile.write(b"0\r\n\r\n")
         if cut is not None and self.cut_by == "silence":
-            self.over.wait(60)
+            handler.connection.settimeout(60)
+            with contextlib.suppress(ConnectionError):
+                try:
+                    handler.connection.recv(1)  # returns when the client hangs up
+                except TimeoutError:
+                    self.seen.append("the client would have waited for ever")
         if cut is not None and self.cut_by == "reset":
             time.sleep(0.2)  # for the client to read what came before
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -554,7 +572,6 @@ def mirror(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror
             monkeypatch.setenv("MIXERKEY_MIRROR", mirror.url)
             yield mirror
         finally:
-            mirror.over.set()
             server.shutdown()
             thread.join()
 
@@ -680,7 +697,9 @@ def test_a_partial_file_of_something_else_is_deleted_and_the_next_call_works(
 @pytest.mark.parametrize("framing", ["length", "chunked", "closing"])
 def test_a_corrupt_archive_is_deleted(framing: str, mirror: Mirror, standin: StandIn, target: Path) -> None:
     mirror.framing, mirror.body = framing, standin.archive[:5_000] + b"?" + standin.archive[5_001:]
+    mirror.ranges = framing != "length"
     refused(f"{mirror.url} gave a damaged archive (checksum mismatch); it was deleted.", OTHER_WAYS)
+    assert len(mirror.seen) == (1 if framing == "length" else 2)  # without a length, 416 tells that this was all
     assert os.listdir(target.parent) == []
     assert not cifar10_available()
     mirror.body = standin.archive
