@@ -49,7 +49,7 @@ clean:
 	@touch $@
 
 .venv/test: .venv/pages
-	$(PIP) install -c constraints.txt --group pages --group test -e '.[book]'
+	$(PIP) install -c constraints.txt --group test -e '.[book]'
 	@touch $@
 
 .venv/lab: .venv/test

@@ -25,6 +25,9 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"  # as published beside the archive; the pixels are checked by SHA-256
+TRIES = 5  # of one call, for a connection that is cut in the middle
+TIMEOUT = 30  # seconds without a byte
 # SHA-256 over the sorted SHA-256 digests of the images, each as bytes([label]) + its pixels in (row, column, channel).
 CHECKSUMS = {
     "train": "d59acf989e068e709ce686cda292672c7b212c08d29d3d3e6d8c3aa99eba6a85",
@@ -234,11 +237,6 @@ def _parse_batch(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     return images, np.array(labels, dtype=np.uint8)
-
-
-ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"  # as published beside the archive; the pixels are checked by SHA-256
-TRIES = 5  # of one call, for a connection that is cut in the middle
-TIMEOUT = 30  # seconds without a byte
 
 
 def _download(url: str, target: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,12 @@ def encrypt_model(model: Model, key: SignedPermutation, *, layer: str | None = N
     True
     """
     name = layer if layer is not None else _find(model, key)
-    _check_fit(find_patch_embedding(model, layer=name), name, key)
+    conv = find_patch_embedding(model, layer=name)
+    if not _fits(conv, key):
+        raise ValueError(
+            f"layer {name!r} has patch size {conv.kernel_size[0]} and {conv.in_channels} input channels, "
+            f"but the key is for {key.patch_size} and {key.channels}"
+        )
     E = patch_matrix(model, layer=name)
     signs = 1 - 2 * key.flips.to(E)  # (p_b,): -1 where r_k = 1
     return set_patch_matrix(model, signs[:, None] * E[key.permutation.to(E.device)], layer=name)
@@ -122,7 +127,6 @@ def find_patch_embedding(model: nn.Module, *, layer: str | None = None) -> nn.Co
             f"layer {layer!r} is a {type(module).__name__}, not a Conv2d with kernel_size == stride and no padding; "
             f"the model's patch embeddings: {_describe(model)}"
         )
-    assert isinstance(module, nn.Conv2d)
     return module
 
 
@@ -143,7 +147,7 @@ def _find(model: nn.Module, key: SignedPermutation | None) -> str:
     raise ValueError(f"the model has no layer that is {wanted}; found: {_describe(model)}")
 
 
-def _is_patch_embedding(module: nn.Module) -> bool:
+def _is_patch_embedding(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(module, nn.Conv2d)
         and module.kernel_size == module.stride
@@ -154,23 +158,14 @@ def _is_patch_embedding(module: nn.Module) -> bool:
     )
 
 
-def _fits(module: nn.Module, key: SignedPermutation) -> bool:
-    assert isinstance(module, nn.Conv2d)
-    return module.kernel_size == (key.patch_size, key.patch_size) and module.in_channels == key.channels
-
-
-def _check_fit(conv: nn.Conv2d, name: str, key: SignedPermutation) -> None:
-    if not _fits(conv, key):
-        raise ValueError(
-            f"layer {name!r} has patch size {conv.kernel_size[0]} and {conv.in_channels} input channels, "
-            f"but the key is for {key.patch_size} and {key.channels}"
-        )
+def _fits(conv: nn.Conv2d, key: SignedPermutation) -> bool:
+    return conv.kernel_size == (key.patch_size, key.patch_size) and conv.in_channels == key.channels
 
 
 def _describe(model: nn.Module) -> str:
     found = [
         f"{name or 'the model itself'} (patch size {module.kernel_size[0]}, {module.in_channels} channels)"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and _is_patch_embedding(module) and module.kernel_size != (1, 1)
+        if _is_patch_embedding(module) and module.kernel_size != (1, 1)
     ]
     return ", ".join(found) or "none"

@@ -190,13 +190,16 @@ def standin(made: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return made
 
 
+def npz_arrays(splits: dict[str, Split]) -> dict[str, np.ndarray]:
+    """The arrays of cifar10.npz, channels last."""
+    (x, y), (u, v) = splits["train"], splits["test"]
+    return {"x_train": x.transpose(0, 2, 3, 1), "y_train": y, "x_test": u.transpose(0, 2, 3, 1), "y_test": v}
+
+
 def write_source(kind: str, folder: Path, splits: dict[str, Split]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "npz":
-        arrays: dict[str, Any] = {}
-        for split, (images, labels) in splits.items():
-            arrays |= {f"x_{split}": images.transpose(0, 2, 3, 1), f"y_{split}": labels}
-        np.savez(folder / "cifar10.npz", **arrays)
+        np.savez(folder / "cifar10.npz", **npz_arrays(splits))  # type: ignore[arg-type]
         return folder / "cifar10.npz"
     if kind == "tarball":
         (folder / ARCHIVE).write_bytes(archive_of(batch_files(splits)))
@@ -348,11 +351,6 @@ def test_one_other_pixel_or_label_or_a_missing_image_is_noticed(
             standin.check("train")  # that split is whole
 
 
-def transposed(splits: dict[str, Split]) -> dict[str, np.ndarray]:
-    (x, y), (u, v) = splits["train"], splits["test"]
-    return {"x_train": x.transpose(0, 2, 3, 1), "y_train": y, "x_test": u.transpose(0, 2, 3, 1), "y_test": v}
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -386,7 +384,7 @@ def test_an_npz_with_something_else_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "cifar10.npz"
-    np.savez(path, **change(transposed(standin.splits)))
+    np.savez(path, **change(npz_arrays(standin.splits)))
     monkeypatch.setenv("MIXERKEY_DATA", str(path))
     refused(str(path), reason, DELETE_OR_SET)
 
@@ -413,7 +411,7 @@ def test_a_compressed_npz_works_and_says_so_when_its_stream_is_broken(
     standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "cifar10.npz"
-    np.savez_compressed(path, **transposed(standin.splits))  # type: ignore[arg-type]
+    np.savez_compressed(path, **npz_arrays(standin.splits))  # type: ignore[arg-type]
     monkeypatch.setenv("MIXERKEY_DATA", str(path))
     standin.check()
     content = path.read_bytes()
