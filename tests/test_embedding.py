@@ -162,7 +162,15 @@ def two_embeddings() -> nn.Module:
 
 
 def test_a_model_without_a_patch_embedding_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 4, 4, padding=1), nn.Linear(3, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(3, 8, 4, 4, padding=1),
+        nn.Conv2d(3, 6, 4, 4, groups=3),
+        nn.Conv2d(3, 8, 4, 4, dilation=2),
+        nn.Conv2d(3, 8, (4, 2), (4, 2)),
+        nn.Conv2d(3, 8, 4, 2),
+        nn.Linear(3, 3),
+    )
     with pytest.raises(ValueError, match=r"no layer that is a patch embedding .* found: none"):
         patch_matrix(model)
     with pytest.raises(ValueError, match="as the key has; found: none"):
