@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from mixerkey import ConvMixer, accuracy
-from mixerkey.__main__ import main
+from mixerkey.__main__ import RECIPES, main
+from mixerkey.convmixer import load_model
 from mixerkey.data import load_digits
-from mixerkey.training import DIGITS, Recipe, augment, cutmix, train, weights_digest
+from mixerkey.training import DIGITS, PAPER, Recipe, augment, cutmix, learning_rate, load_receipt, train, weights_digest
 
 FULL = Recipe(
     epochs=3, batch_size=64, peak_lr=0.01, crop=1, flip=True, cutout=2, cutmix=0.9, average=0.99, dtype="bfloat16"
@@ -92,6 +94,59 @@ def test_kill_minus_nine_and_resume_on_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "digits.safetensors").exists()
     assert "epoch 1/30" not in done.stderr  # it went on
     assert float(done.stdout.split()[-1]) >= 0.97
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    run(FULL, path)
+    before = path.read_bytes()
+    for recipe, seed in ((replace(FULL, peak_lr=0.02), 0), (FULL, 1)):
+        with pytest.raises(ValueError, match="the checkpoint of another run"):
+            run(recipe, path, seed)
+    assert path.read_bytes() == before
+
+
+def test_the_recipe_of_the_paper_is_what_section_4_1_states() -> None:
+    assert (PAPER.epochs, PAPER.peak_lr, PAPER.weight_decay) == (200, 0.001, 0)  # AdamW without decay is Adam
+    assert {learning_rate(t / 10, PAPER.warmup, PAPER.final_lr) for t in range(11)} == {1.0}
+
+
+def test_two_processes_under_torchrun_reach_what_one_reaches(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "mixerkey", "train", "digits", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy on the test images") == 1  # one process speaks
+    receipt = json.loads((tmp_path / "digits.json").read_text())
+    assert receipt["processes"] == 2
+    assert receipt["accuracy"] >= 0.97  # as test_the_pocket_recipe_reaches_97_percent asks of one process
+    assert receipt["images_processed"] == load_receipt("digits")["images_processed"]
+    assert weights_digest(load_model(tmp_path / "digits.safetensors")) == receipt["weights_sha256"]
+
+
+def test_processes_must_share_a_batch_equally(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="64 images cannot be shared equally by 3 processes"):
+        run(FULL)
+
+
+def test_validation_images_are_held_out_of_the_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(RECIPES["digits"], "fast", replace(DIGITS, epochs=1))
+    assert main(["train", "digits", "--out", str(tmp_path), "--validation", "200"]) == 0
+    assert "accuracy on the validation images" in capsys.readouterr().out
+    receipt = json.loads((tmp_path / "digits.json").read_text())
+    assert receipt["images_processed"] == (1437 - 200) // 64 * 64
+    images, labels = load_digits("train")
+    assert receipt["accuracy"] == accuracy(load_model(tmp_path / "digits.safetensors"), images[-200:], labels[-200:])
+
+
+def test_a_recipe_that_a_network_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="digits has no recipe 'paper'; use --recipe fast"):
+        main(["train", "digits", "--recipe", "paper", "--out", str(tmp_path)])
 
 
 def test_the_pocket_recipe_reaches_97_percent() -> None:
