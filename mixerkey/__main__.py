@@ -1,18 +1,20 @@
-"""The command line: ``mixerkey train`` makes the networks that come with the package."""
+"""The command line: ``mixerkey train`` makes the networks of the package, ``mixerkey reproduce`` the experiments."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from mixerkey.convmixer import PRETRAINED, ConvMixer, save_model
-from mixerkey.data import load_cifar10, load_digits
-from mixerkey.evaluation import accuracy
+from mixerkey.data import DataUnavailable, load_cifar10, load_digits
+from mixerkey.evaluation import accuracy, write_json
+from mixerkey.experiments import report, reproduce
 from mixerkey.training import DIGITS, FAST, PAPER, train
 
 RECIPES = {"digits": {"fast": DIGITS}, "cifar10": {"fast": FAST, "paper": PAPER}}
@@ -29,8 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("mixerkey", description=__doc__)
     commands = parser.add_subparsers(required=True)
     _add_train(commands)
+    _add_reproduce(commands)
     options = parser.parse_args(arguments)
-    return options.run(options)
+    try:
+        return options.run(options)
+    except (ValueError, DataUnavailable) as error:
+        parser.exit(1, f"mixerkey: {error}\n")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -54,13 +60,34 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_train)
 
 
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "reproduce",
+        help="run the paper's experiments, and print its numbers and ours side by side",
+        epilog="example: mixerkey reproduce cifar10 --out runs/reproduce (an hour or two on two CPU cores; it goes on "
+        "where it was stopped); mixerkey reproduce digits --out runs/digits takes seconds and tries every key",
+    )
+    command.add_argument("name", choices=PRETRAINED)
+    command.add_argument("--out", type=Path, required=True, help="folder for the receipt and for unfinished work")
+    command.add_argument("--only", metavar="EXPERIMENT", help="run one experiment, such as 'table 1'")
+    command.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    with _processes():
+        receipt = reproduce(options.name, options.out, only=options.only)
+        if _first():
+            if options.only is None:
+                write_json(options.out / "experiments.json", receipt)
+            print(report(receipt))
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.name].get(options.recipe)
     if recipe is None:
-        raise SystemExit(f"mixerkey: {options.name} has no recipe {options.recipe!r}; use --recipe fast")
+        raise ValueError(f"{options.name} has no recipe {options.recipe!r}; use --recipe fast")
     cuda = torch.cuda.is_available()
-    if dist.is_torchelastic_launched():  # by torchrun
-        dist.init_process_group("nccl" if cuda else "gloo")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if options.name == "digits":
         model, load = ConvMixer(64, 4, 3, patch_size=2, in_channels=1), load_digits
@@ -72,22 +99,38 @@ def _train(options: argparse.Namespace) -> int:
         images, labels = images[: -options.validation], labels[: -options.validation]
     else:
         held_out = load("test")
-    model, receipt = train(
-        model.to(device),
-        images,
-        labels,
-        recipe,
-        seed=options.seed,
-        evaluate=lambda trained: accuracy(trained, *held_out),
-        checkpoint=options.out / "checkpoint.safetensors",
-    )
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        save_model(model.cpu(), options.out / f"{options.name}.safetensors")
-        (options.out / f"{options.name}.json").write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
-        print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
+    with _processes():
+        model, receipt = train(
+            model.to(device),
+            images,
+            labels,
+            recipe,
+            seed=options.seed,
+            evaluate=lambda trained: accuracy(trained, *held_out),
+            checkpoint=options.out / "checkpoint.safetensors",
+        )
+        if _first():
+            save_model(model.cpu(), options.out / f"{options.name}.safetensors")
+            write_json(options.out / f"{options.name}.json", receipt)
+            print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
+    return 0
+
+
+@contextmanager
+def _processes() -> Iterator[None]:
+    """The process group that torchrun asks for; none without it."""
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    yield
     if dist.is_initialized():
         dist.destroy_process_group()
-    return 0
+
+
+def _first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 if __name__ == "__main__":

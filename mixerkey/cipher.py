@@ -37,14 +37,18 @@ def encrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:
             f"the key is for images (..., {key.channels}, H, W), got {tuple(x.shape)}; "
             "images are channel first, and the key must be made for their number of channels"
         )
-    blocks = segment(x, key.patch_size)  # (..., H/M, W/M, p_b)
-    shuffled = blocks.index_select(-1, key.permutation.to(x.device))  # Eq. (4)
-    flips = key.flips.to(x.device)
+    *batch, C, H, W = x.shape
+    M = key.patch_size
+    # Which pixel of an image goes where, worked out once; then one gather moves all images without regrouping them.
+    numbers = segment(torch.arange(C * H * W).reshape(C, H, W), M)  # (H/M, W/M, p_b)
+    source = integrate(numbers[..., key.permutation], M).flatten().to(x.device)  # Eq. (4), (C*H*W,)
+    flips = integrate(key.flips.expand(H // M, W // M, -1), M).flatten().to(x.device)  # (C*H*W,)
+    shuffled = x.flatten(-3).gather(-1, source.expand(*batch, -1))  # (..., C*H*W)
     if x.dtype == torch.uint8:
-        flipped = shuffled ^ (flips.to(torch.uint8) * 255)  # Eq. (5)
+        flipped = shuffled.bitwise_xor_(flips.to(torch.uint8) * 255)  # Eq. (5)
     else:
         flipped = torch.where(flips, 1 - shuffled, shuffled)  # Eq. (6)
-    return integrate(flipped, key.patch_size)
+    return flipped.reshape(x.shape)
 
 
 def decrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import fast_forward
+
+Network = TypeVar("Network", bound=Any)  # a module with `sizes`
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,16 @@ FAST = Recipe(
 
 
 def train(
-    model: ConvMixer,
+    model: Network,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
     *,
     seed: int,
-    evaluate: Callable[[ConvMixer], float],
+    evaluate: Callable[[Network], float],
     checkpoint: str | Path | None = None,
     progress: bool = True,
-) -> tuple[ConvMixer, dict]:
+) -> tuple[Network, dict]:
     """Train a network where it is (CPU or GPU) and return it, in evaluation mode, with the receipt of the run.
 
     Every random choice is made by a generator seeded from `seed` and the epoch, so a run that was killed and goes on
@@ -103,7 +106,8 @@ def train(
     initialised, each process takes its share of every batch and gradients are averaged (DistributedDataParallel).
 
     Args:
-        model: its initial weights are overwritten by ones drawn from `seed`; trained in place.
+        model: a ConvMixer, or a network that says its ``sizes`` as ConvMixer does, ``num_classes`` among them. Its
+            initial weights are overwritten by ones drawn from `seed`; trained in place.
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
         recipe: how to train.
@@ -173,36 +177,40 @@ def train(
         "seed": seed,
         "images_processed": recipe.epochs * steps * recipe.batch_size,
         "wall_seconds": round(sum(entry["seconds"] for entry in run.curve), 1),
-        "processor": _processor(run.device),
+        "processor": processor(run.device),
         "processes": processes,
         "computed_in": str(run.dtype).removeprefix("torch."),
-        "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
+        "versions": versions(),
         "curve": [{name: round(value, 4) for name, value in entry.items()} for entry in run.curve],
         "accuracy": evaluate(model),
         "weights_sha256": weights_digest(model),
     }
 
 
-class _Fast(nn.Module):
-    """A network whose `forward` is the fast one: what DistributedDataParallel wraps."""
+class _Forward(nn.Module):
+    """The forward pass in the dtype of the products: what DistributedDataParallel wraps."""
 
-    def __init__(self, model: ConvMixer) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        return fast_forward(self.model, x)
+        if isinstance(self.model, ConvMixer):
+            return fast_forward(self.model, x.to(self.dtype))
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(x).float()
 
 
 class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
-    def __init__(self, model: ConvMixer, recipe: Recipe, seed: int, total_steps: int) -> None:
+    def __init__(self, model: Network, recipe: Recipe, seed: int, total_steps: int) -> None:
         self.model, self.recipe, self.total_steps = model.train(), recipe, total_steps
         self.identity = json.dumps({"recipe": asdict(recipe), "network": model.sizes, "seed": seed}, sort_keys=True)
         self.device = next(model.parameters()).device
         self.dtype = _products(recipe.dtype, self.device)
-        self.forward = DistributedDataParallel(_Fast(model)) if dist.is_initialized() else _Fast(model)
+        forward = _Forward(model, self.dtype)
+        self.forward = DistributedDataParallel(forward) if dist.is_initialized() else forward
         matrices = [p for p in model.parameters() if p.ndim > 1]
         vectors = [p for p in model.parameters() if p.ndim == 1]
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -218,7 +226,7 @@ class _Run:
         target = F.one_hot(labels, self.model.sizes["num_classes"]).float()
         if index % 2 and index < recipe.cutmix * self.total_steps:
             x, target = cutmix(x, target, generator)
-        logits = self.forward(x.to(self.device, self.dtype))
+        logits = self.forward(x.to(self.device))
         loss = F.cross_entropy(logits, target.to(self.device), label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -278,7 +286,21 @@ def _cpu_has_bfloat16() -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
-def _processor(device: torch.device) -> str:
+def versions() -> dict[str, str]:
+    """Versions of what computes, for receipts.
+
+    >>> sorted(versions())
+    ['numpy', 'python', 'torch']
+    """
+    return {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()}
+
+
+def processor(device: torch.device) -> str:
+    """The name of what computes there, for receipts: GPU, or CPU and number of threads.
+
+    >>> "threads" in processor(torch.device("cpu"))
+    True
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()

@@ -1,0 +1,280 @@
+"""The paper's experiments: what they count, that they go on where they stopped, that the receipt can be had again."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.cbook
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import keys
+
+from conftest import MISSING
+from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrained
+from mixerkey.__main__ import main
+from mixerkey.data import load_cifar10, load_digits
+from mixerkey.evaluation import box_plot, classify, confidence_interval, confusion, partly_wrong, predict, sweep
+from mixerkey.experiments import (
+    SMALL,
+    block_sizes,
+    conventional_route,
+    load_experiments,
+    parts,
+    report,
+    reproduce,
+    single_steps,
+)
+from mixerkey.training import load_receipt, weights_digest
+
+needs_cifar10 = pytest.mark.skipif(MISSING["cifar10"] is not None, reason=str(MISSING["cifar10"]))
+KEY = Key.from_seed(0, 2, 1)
+
+
+def test_classify_gives_the_class_of_float64() -> None:
+    model, images = load_pretrained("digits"), load_digits("test")[0]
+    for key in (None, Key.from_seed(3, 2, 1)):
+        assert torch.equal(
+            classify(model, images, key), predict(load_pretrained("digits").double(), images, key).argmax(1)
+        )
+    assert next(model.parameters()).dtype == torch.float32  # and leaves the model as it was
+
+
+def test_classify_settles_near_ties_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, rounded = torch.tensor([[1.0, 1.0001], [0.0, 2.0]]).double(), torch.tensor([[1.0, 0.9999], [0.0, 2.0]])
+    asked = []
+
+    def fake(model: torch.nn.Module, images: torch.Tensor, key: object) -> torch.Tensor:
+        asked.append(len(images))
+        return rounded if next(model.parameters()).dtype == torch.float32 else exact[: len(images)]
+
+    monkeypatch.setattr("mixerkey.evaluation.predict", fake)
+    assert classify(torch.nn.Linear(1, 1), torch.zeros(2, 1, 2, 2)).tolist() == [1, 1]
+    assert asked == [2, 1]  # only the near tie is computed again
+
+
+@given(keys(), st.data())
+def test_a_partly_wrong_key_differs_in_exactly_as_many_places(key: Key, data: st.DataObject) -> None:
+    size = len(key.permutation)
+    positions = data.draw(st.integers(0, size).filter(lambda n: n != 1))
+    signs = data.draw(st.integers(0, size // 2)) * 2
+    other = partly_wrong(key, positions, signs, torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
+    assert int((other.permutation != key.permutation).sum()) == positions
+    assert int((other.flips != key.flips).sum()) == signs
+
+
+@pytest.mark.parametrize(
+    ("positions", "signs", "message"),
+    [(1, 0, "1 wrong pos"), (5, 0, "5 wrong pos"), (0, 3, "3 wrong s"), (0, 6, "6 wrong s")],
+)
+def test_impossible_numbers_of_wrong_places_are_refused(positions: int, signs: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        partly_wrong(KEY, positions, signs, torch.Generator())
+
+
+def test_a_sweep_counts_what_accuracy_measures() -> None:
+    images, labels = load_digits("test")
+    locked = encrypt_model(load_pretrained("digits"), KEY)
+    some = [KEY, *(Key.from_seed(seed, 2, 1) for seed in range(1, 4))]
+    counts = sweep(locked, images, labels, some, progress=False)
+    assert [count / len(images) for count in counts] == pytest.approx(
+        [accuracy(locked, images, labels, key) for key in some]
+    )
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = (part[:50] for part in load_digits("test"))
+    some = [Key.from_seed(seed, 2, 1) for seed in range(5)]
+    model = load_pretrained("digits")
+    expected = sweep(model, images, labels, some, progress=False)
+    calls = 0
+
+    def fragile(*arguments: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return classify(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("mixerkey.evaluation.classify", fragile)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, images, labels, some, store=tmp_path / "sweep.json", progress=False)
+    assert sweep(model, images, labels, some, store=tmp_path / "sweep.json", progress=False) == expected
+    assert calls == 3 + 3  # two were finished, the third was repeated
+
+
+def test_a_sweep_is_shared_by_processes_and_reads_what_others_left(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import torch.distributed as dist\n"
+        "from mixerkey import Key, load_pretrained\n"
+        "from mixerkey.data import load_digits\n"
+        "from mixerkey.evaluation import sweep\n"
+        "dist.init_process_group('gloo')\n"
+        "images, labels = load_digits('test')\n"
+        "keys = [Key.from_seed(seed, 2, 1) for seed in range(5)]\n"
+        f"counts = sweep(load_pretrained('digits'), images, labels, keys, store={str(tmp_path / 'sweep.json')!r})\n"
+        "print(counts, flush=True)\n"
+        "dist.destroy_process_group()\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    done = subprocess.run(launch, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    images, labels = load_digits("test")
+    expected = sweep(
+        load_pretrained("digits"), images, labels, [Key.from_seed(s, 2, 1) for s in range(5)], progress=False
+    )
+    assert done.stdout.split("\n")[:2] == [str(expected)] * 2  # every process has all counts
+    shares = [json.loads((tmp_path / f"sweep.{rank}.json").read_text()) for rank in (0, 1)]
+    assert [sorted(share) for share in shares] == [["0", "2", "4"], ["1", "3"]]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_the_box_is_the_one_matplotlib_draws(values: list[float]) -> None:
+    """Fig. 5's rule: whiskers at the extremes within Q1 - 1.5 IQR and Q3 + 1.5 IQR."""
+    (expected,) = matplotlib.cbook.boxplot_stats(values, whis=1.5)
+    box = box_plot(torch.tensor(values, dtype=torch.float64))
+    assert [box["Q1"], box["median"], box["Q3"]] == pytest.approx([expected[name] for name in ("q1", "med", "q3")])
+    if expected["whislo"] in values and expected["whishi"] in values:  # else no value is within: it draws to the box
+        assert [box["low"], box["high"]] == pytest.approx([expected["whislo"], expected["whishi"]])
+
+
+def test_wilsons_interval_holds_the_published_example_and_its_limits() -> None:
+    low, high = confidence_interval(81, 263)  # Newcombe (1998), table I
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert confidence_interval(0, 10)[0] == pytest.approx(0, abs=1e-12)
+    assert confidence_interval(10, 10)[1] == pytest.approx(1)
+    for right, total in ((-1, 5), (6, 5), (0, 0)):
+        with pytest.raises(ValueError, match="need 0 <= right <= total"):
+            confidence_interval(right, total)
+
+
+def test_confusion_counts_rows_by_label() -> None:
+    counts = confusion(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 1, 0]), 3)
+    assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_the_parts_of_a_key_compose_to_the_key() -> None:
+    x = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)
+    key = Key.from_seed(5, 4, 3)
+    of = parts(key)
+    assert torch.equal(encrypt_images(x, of["plain"]), x)
+    assert torch.equal(encrypt_images(encrypt_images(x, of["shuffled"]), of["flipped"]), encrypt_images(x, key))
+    assert of["both"] is key
+
+
+def test_single_steps_lock_with_one_step_only() -> None:
+    images, labels = load_digits("test")
+    model = load_pretrained("digits")
+    counts = single_steps(model, [KEY], (images, labels))
+    for step, (count,) in counts.items():
+        assert count == round(accuracy(encrypt_model(model, parts(KEY)[step]), images, labels) * len(images))
+
+
+def test_the_conventional_route_trains_and_measures_through_the_same_key(tmp_path: Path) -> None:
+    images, labels = torch.zeros(256, 3, 8, 8, dtype=torch.uint8), torch.arange(256) % 2
+    images[labels == 1, :, :, :2] = 255  # two classes that the first columns tell apart
+    recipe = replace(SMALL, epochs=6, batch_size=32, dtype="float32")
+    found = conventional_route((images, labels), (images, labels), seeds=range(1), folder=tmp_path, recipe=recipe)
+    assert list(found) == ["residual network", "ConvMixer"]
+    for of in found.values():
+        assert list(of) == ["plain", "shuffled", "flipped", "both"]
+        assert all(value == [1.0] for value in of.values())
+    assert len(list(tmp_path.glob("*.safetensors"))) == 8
+    again = conventional_route((images, labels), (images, labels), seeds=range(1), folder=tmp_path, recipe=recipe)
+    assert again == found  # from the checkpoints
+
+
+def test_block_sizes_keep_the_equality_for_every_M() -> None:
+    images, labels = (
+        torch.randint(256, (64, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
+        torch.arange(64) % 10,
+    )
+    recipe = replace(SMALL, epochs=1, batch_size=32, dtype="float32")
+    found = block_sizes((images, labels), (images, labels), recipe=recipe, wrong_keys=2)
+    for M, of in found.items():
+        size = int(M) ** 2 * 3
+        assert of["bits"] == round(math.log2(math.factorial(size) * math.comb(size, size // 2)), 2)
+    for of in found.values():
+        assert of["same class"] == of["images"] == 64
+        assert len(of["wrong keys"]) == 2
+
+
+def test_reproduce_on_digits_tries_every_key_and_prints_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "digits", "--out", str(tmp_path)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    receipt = json.loads((tmp_path / "experiments.json").read_text())
+    found = {title: entry["result"] for title, entry in receipt["experiments"].items()}
+    assert len(found["wrong keys"]) == 143
+    assert found["table 1"]["same class"] == found["table 1"]["images"] == 360
+    assert "the same class on 360 of 360 images" in printed
+    assert f"{found['table 1']['baseline'] / 360:.2%}" in printed
+    assert sum(map(sum, found["confusion"])) == 360
+    stored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-*.json")}
+    assert main(command) == 0  # nothing is computed twice
+    assert capsys.readouterr().out == printed
+    assert stored == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-*.json")}
+
+
+def test_reproduce_refuses_what_it_does_not_know_and_results_of_other_weights(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no experiment 'table 2' on digits; there are table 1, "):
+        reproduce("digits", tmp_path, only="table 2")
+    reproduce("digits", tmp_path, only="table 1", progress=False)
+    file = tmp_path / "table-1.json"
+    file.write_text(file.read_text().replace(load_receipt("digits")["weights_sha256"], "0" * 64))
+    with pytest.raises(ValueError, match="holds results of other weights; choose another folder"):
+        reproduce("digits", tmp_path, only="table 1", progress=False)
+
+
+def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> None:
+    receipt = load_experiments()
+    assert receipt["weights_sha256"] == weights_digest(load_pretrained("cifar10"))
+    found = {title: entry["result"] for title, entry in receipt["experiments"].items()}
+    assert set(found) == {
+        "table 1",
+        "wrong keys",
+        "partial keys",
+        "single steps",
+        "confusion",
+        "block sizes",
+        "conventional route",
+    }
+    table = found["table 1"]
+    assert table["images"] == table["same class"] == 10_000  # Table 1: no degradation, image by image
+    assert table["baseline"] == table["encrypted pair"]
+    assert table["baseline"] >= 9046  # the paper's accuracy
+    assert len(found["wrong keys"]) == 100
+    assert max(found["wrong keys"]) < 4000  # Fig. 5: "not high"
+    for text in ("90.46%", "11.41%", "247.82 bits", "the same class on 10,000 of 10,000 images"):
+        assert text in report(receipt)
+
+
+@needs_cifar10
+def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
+    """Fig. 5: every number of the receipt can be had again; three of the hundred are, here."""
+    receipt = load_experiments()
+    images, labels = load_cifar10("test")
+    locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
+    first = receipt["wrong_key_seeds"][0]
+    sample = [3, 41, 99]
+    counts = sweep(locked, images, labels, [Key.from_seed(first + i, 4, 3) for i in sample], progress=False)
+    assert counts == [receipt["experiments"]["wrong keys"]["result"][i] for i in sample]
+
+
+@needs_cifar10
+def test_table_1_of_the_receipt_is_recomputed_exactly_on_part_of_the_images() -> None:
+    """Table 1, last row: plain images under the encrypted model."""
+    images, labels = load_cifar10("test")
+    receipt = load_experiments()
+    locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
+    right = int((classify(locked, images) == labels).sum())
+    assert right == receipt["experiments"]["table 1"]["result"]["encrypted model, plain images"]
