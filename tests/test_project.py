@@ -14,15 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"playwright": "playwright-python", "torch": "pytorch"}
 
 
 def declared() -> dict[str, Requirement]:
-    """Every requirement of pyproject.toml but the lab's, by name."""
+    """Every requirement of pyproject.toml, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    lines = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["book"]
-    lines += project["dependency-groups"]["pages"] + project["dependency-groups"]["test"]
-    lines += project["dependency-groups"]["lab"]
+    lines = sum(project["project"]["optional-dependencies"].values(), project["project"]["dependencies"])
+    lines = sum(project["dependency-groups"].values(), lines)
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -58,7 +57,7 @@ CLASSIFY = """
 import importlib.util
 from mixerkey import Key, accuracy, encrypt_model, load_pretrained
 from mixerkey.data import load_digits
-for tool in ("matplotlib", "ipywidgets", "sphinx", "pytest"):
+for tool in ("matplotlib", "ipywidgets", "sphinx", "pytest", "fastapi", "uvicorn"):
     assert importlib.util.find_spec(tool) is None, tool
 images, labels = load_digits("test")
 key = Key.generate(2, 1)

@@ -1,0 +1,170 @@
+"""How many encrypted images give the key away? Recovery curves of the ciphertext-only attack.
+
+Each cell of the experiment is a prior, a kind of encrypted images, a block size and a number of images; each trial has
+its own key and its own draw of test images. Every finished trial is written, and a run that was killed goes on.
+
+    python experiments/ciphertext_only.py
+
+needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from mixerkey import Key, encrypt_images
+from mixerkey.attacks import ImageStatistics, ciphertext_only, image_statistics
+from mixerkey.data import load_cifar10, load_digits, load_photos
+from mixerkey.evaluation import confidence_interval, read_json, write_json
+from mixerkey.key import block_size
+from mixerkey.training import processor, versions
+
+RECEIPT = Path(__file__).parent.parent / "mixerkey" / "receipts" / "ciphertext-only.json"
+FACTS = ("right positions", "right positions up to the order of channels", "right flips", "doubts", "score", "seconds")
+# (prior, encrypted images, M, number of images, trials). Trials are fewer where one takes seconds.
+CELLS = (
+    *(("cifar10", "cifar10", 4, n, 40) for n in (1, 3, 10, 30, 100, 300, 1000, 10_000)),
+    *(("cifar10", "cifar10", 2, n, 40) for n in (1, 10, 100, 1000)),
+    *(("cifar10", "cifar10", 8, n, 10) for n in (10, 100, 1000)),
+    *((f"cifar10, {count} images", "cifar10", 4, 1000, 20) for count in (1, 3, 10, 100)),
+    *((name, "cifar10", 4, 1000, 20) for name in ("china and flower", "china", "flower")),
+    ("china and flower, a quarter of the size", "cifar10", 4, 1000, 20),
+    *(("digits", "digits", 2, n, 40) for n in (1, 10, 100)),
+    *((name, "grey cifar10", 2, 1000, 20) for name in ("grey cifar10", "digits")),
+)
+
+
+def grey(images: Tensor) -> Tensor:
+    return images.float().mean(1, keepdim=True).round().to(torch.uint8)
+
+
+def shrunk(images: Tensor, times: int) -> Tensor:
+    return F.avg_pool2d(images.float(), times).round().to(torch.uint8)
+
+
+def photos(*names: str) -> Tensor:
+    return torch.stack([load_photos()[name] for name in names])
+
+
+PUBLIC: dict[str, Callable[[], Tensor]] = {
+    "cifar10": lambda: load_cifar10("train")[0],
+    **{f"cifar10, {n} images": lambda n=n: load_cifar10("train")[0][:n] for n in (1, 3, 10, 100)},  # type: ignore[misc]
+    "china and flower": lambda: photos("china", "flower"),
+    "china": lambda: photos("china"),
+    "flower": lambda: photos("flower"),
+    "china and flower, a quarter of the size": lambda: shrunk(photos("china", "flower"), 4),
+    "grey cifar10": lambda: grey(load_cifar10("train")[0]),
+    "digits": lambda: load_digits("train")[0],
+}
+PRIVATE: dict[str, Callable[[], Tensor]] = {
+    "cifar10": lambda: load_cifar10("test")[0],
+    "grey cifar10": lambda: grey(load_cifar10("test")[0]),
+    "digits": lambda: load_digits("test")[0],
+}
+CHANNELS = {"cifar10": 3, "grey cifar10": 1, "digits": 1}
+
+
+@cache
+def prior_of(name: str, patch_size: int) -> ImageStatistics:
+    return image_statistics(PUBLIC[name](), patch_size)
+
+
+@cache
+def private(name: str) -> Tensor:
+    return PRIVATE[name]()
+
+
+def trial(prior: ImageStatistics, images: Tensor, count: int, seed: int) -> list[float]:
+    """One key, one draw of images, one attack: `FACTS`. Only here is the true key at hand, to mark the answer."""
+    key = Key.from_seed(seed, prior.patch_size, prior.channels)
+    drawn = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]]
+    encrypted = encrypt_images(drawn, key)
+    start = time.process_time()
+    recovery = ciphertext_only(encrypted, prior, torch.Generator().manual_seed(seed))
+    seconds = time.process_time() - start
+    v, true, area = recovery.key.permutation, key.permutation, prior.patch_size**2
+    return [
+        int((v == true).sum()),
+        int((v % area == true % area).sum()),
+        int((recovery.key.flips == key.flips).sum()),
+        len(recovery.ambiguous),
+        round(recovery.score, 4),
+        round(seconds, 3),
+    ]
+
+
+def summary(trials: list[list[float]], size: int) -> dict:
+    positions, _, flips, doubts, _, seconds = zip(*trials, strict=True)
+    exact = [v == size and r == size for v, r in zip(positions, flips, strict=True)]
+    sure = [doubt == 0 for doubt in doubts]
+    return {
+        "exact": sum(exact),
+        "of": len(trials),
+        "interval": [round(bound, 4) for bound in confidence_interval(sum(exact), len(trials))],
+        "sure and right": sum(e and s for e, s in zip(exact, sure, strict=True)),
+        "sure and wrong": sum(s and not e for e, s in zip(exact, sure, strict=True)),
+        "mean right positions": round(statistics.mean(positions), 2),
+        "mean right flips": round(statistics.mean(flips), 2),
+        "median seconds": round(statistics.median(seconds), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Recovery curves of the ciphertext-only attack.")
+    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    known = {}
+    if arguments.out.exists():
+        for cell in read_json(arguments.out)["cells"]:
+            known[cell["prior"], cell["encrypted"], cell["patch_size"], cell["images"]] = cell["trials"]
+    done = {cell[:4]: known.get(cell[:4], [])[: cell[4]] for cell in CELLS}
+    total = sum(cell[4] for cell in CELLS)
+    with tqdm(total=total, initial=sum(map(len, done.values())), desc="trials") as bar:
+        for name, encrypted, M, count, trials in CELLS:
+            results = done[name, encrypted, M, count]
+            while len(results) < trials:
+                prior = prior_of(name, M)
+                results.append(trial(prior, private(encrypted), count, seed=len(results)))
+                write_json(arguments.out, receipt(done))
+                bar.update()
+    for cell in receipt(done)["cells"]:
+        print(*(cell[field] for field in ("prior", "encrypted", "patch_size", "images")), cell["summary"])
+
+
+def receipt(done: dict[tuple, list]) -> dict:
+    return {
+        "what": "ciphertext-only attack; trial i has Key.from_seed(i, M, C), and i seeds the images and the starts",
+        "facts": FACTS,
+        "seconds": "processor time of one attack on one core, prior excluded",
+        "versions": versions() | {"scipy": version("scipy")},
+        "processor": processor(torch.device("cpu")),
+        "cells": [
+            {
+                "prior": name,
+                "encrypted": encrypted,
+                "patch_size": M,
+                "channels": CHANNELS[encrypted],
+                "images": count,
+                "summary": summary(trials, block_size(M, CHANNELS[encrypted])),
+                "trials": trials,
+            }
+            for (name, encrypted, M, count), trials in done.items()
+            if trials
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
