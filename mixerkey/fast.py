@@ -63,7 +63,8 @@ def _depthwise(conv: nn.Module, z: Tensor, h: int, w: int) -> Tensor:
     """A depthwise convolution with padding "same", channel by channel as a matrix product: (d, N, hw) -> same."""
     weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
     kernel = F.pad(weight.flatten(1).to(z.dtype), (0, 1))  # (d, k*k + 1), the last one zero
-    matrices = kernel[:, _taps(h, w, weight.shape[-1]).to(z.device)]  # (d, hw, hw)
+    taps = _taps(h, w, weight.shape[-1]).to(z.device).flatten()  # (hw*hw,)
+    matrices = kernel.gather(1, taps.expand(len(kernel), -1)).view(-1, h * w, h * w)  # (d, hw, hw)
     return torch.baddbmm(bias.to(z.dtype)[:, None, None], z, matrices)
 
 
