@@ -1,6 +1,6 @@
 # make book   read the book          make test       verify everything
 # make serve  serve it on localhost  make lab        open the notebooks in JupyterLab
-# make notebooks NB=book/x.ipynb     re-execute notebooks in place (all of them without NB)
+# make bench  compare speeds         make notebooks NB=book/x.ipynb  re-execute notebooks (all without NB)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,9 +9,10 @@ NB ?= $(wildcard book/*.ipynb)
 PORT ?= 8000
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab test lint notebooks clean
+.PHONY: book serve lab test lint bench notebooks clean
 
 book: .venv/pages
+	$(BIN)/python tools/claims.py --check
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	@echo "The book is built. Open this page: _build/html/index.html"
@@ -31,6 +32,9 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: .venv/test
+	$(BIN)/python -m benchmarks
+
 notebooks: .venv/test
 	$(BIN)/jupyter execute --inplace $(NB)
 
@@ -49,7 +53,7 @@ clean:
 	@touch $@
 
 .venv/test: .venv/pages
-	$(PIP) install -c constraints.txt --group test -e '.[book]'
+	$(PIP) install -c constraints.txt --group test -e '.[book,service]'
 	@touch $@
 
 .venv/lab: .venv/test

@@ -1,4 +1,7 @@
-"""The command line: ``mixerkey train`` makes the networks of the package, ``mixerkey reproduce`` the experiments."""
+"""The command line: ``mixerkey train`` makes the networks of the package, ``mixerkey reproduce`` the experiments.
+
+The other commands are those of the three parties.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from mixerkey.convmixer import PRETRAINED, ConvMixer, save_model
 from mixerkey.data import DataUnavailable, load_cifar10, load_digits
 from mixerkey.evaluation import accuracy, write_json
 from mixerkey.experiments import report, reproduce
+from mixerkey.service.commands import add_commands
 from mixerkey.training import DIGITS, FAST, PAPER, train
 
 RECIPES = {"digits": {"fast": DIGITS}, "cifar10": {"fast": FAST, "paper": PAPER}}
@@ -32,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     _add_train(commands)
     _add_reproduce(commands)
+    add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)

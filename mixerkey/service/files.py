@@ -1,0 +1,175 @@
+"""What the trusted third party hands out: a key with its id to the client, an encrypted model to the provider."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mixerkey.convmixer import ConvMixer, load_model
+from mixerkey.embedding import encrypt_model
+from mixerkey.key import Key, SignedPermutation
+
+KEY_ID = "[0-9a-f]{16}"
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What anybody may know of an encrypted model, and a client must know to ask it.
+
+    Args:
+        key_id: names the key that the model was encrypted with; 64 random bits, drawn with the key, not from it.
+        patch_size: M, the side of the key's blocks.
+        channels: C of the images.
+        height: H, in pixels, divisible by M.
+        width: W, in pixels, divisible by M.
+        classes: a name for each output of the model.
+
+    Raises:
+        ValueError: a key id of another form, a size below 1 or not divisible by M, no classes.
+
+    >>> ModelCard("00d1f2e3a4b5c6d7", 2, 1, 8, 8, ("even", "odd")).shape
+    (1, 8, 8)
+    """
+
+    key_id: str
+    patch_size: int
+    channels: int
+    height: int
+    width: int
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(KEY_ID, self.key_id):
+            raise ValueError(f"a key id is 16 hexadecimal digits, got {self.key_id!r}; keygen draws one")
+        if min(self.patch_size, *self.shape) < 1 or self.height % self.patch_size or self.width % self.patch_size:
+            raise ValueError(f"need images of positive size, divisible by {self.patch_size}, got {self.shape}")
+        if not self.classes:
+            raise ValueError("need at least one class")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.channels, self.height, self.width
+
+
+def save_key(key: Key, path: str | Path) -> str:
+    """Write a new key, readable by its owner only, and beside it its id, which is no secret; return the id.
+
+    Raises:
+        FileExistsError: there is a key or an id of that name already.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     key_id = save_key(Key.generate(2, 1), folder + "/key.json")
+    ...     load_key_id(folder + "/key.json") == key_id
+    True
+    """
+    path = Path(path)
+    if path.exists() or _id_path(path).exists():
+        raise FileExistsError(f"{path} or its id exists already; choose another name")
+    key_id = secrets.token_hex(8)
+    key.save(path)
+    _id_path(path).write_text(key_id + "\n", encoding="utf-8")
+    return key_id
+
+
+def load_key_id(path: str | Path) -> str:
+    """The id that `save_key` wrote beside the key at `path`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a key id.
+    """
+    where = _id_path(Path(path))
+    if not where.is_file():
+        raise FileNotFoundError(f"no key id at {where}; it comes with the key: ask who issued it")
+    key_id = where.read_text(encoding="utf-8").strip()
+    if not re.fullmatch(KEY_ID, key_id):
+        raise ValueError(f"{where.name} does not hold a key id (16 hexadecimal digits); copy it again")
+    return key_id
+
+
+def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
+    """Write an encrypted model and its card to a safetensors file, all or nothing; `load_model` reads it, too.
+
+    Raises:
+        ValueError: the card does not fit the model.
+
+    >>> import tempfile
+    >>> from mixerkey import load_pretrained
+    >>> key, card = Key.generate(2, 1), ModelCard("00d1f2e3a4b5c6d7", 2, 1, 8, 8, tuple("0123456789"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_encrypted(encrypt_model(load_pretrained("digits"), key), card, folder + "/model.safetensors")
+    ...     load_encrypted(folder + "/model.safetensors")[1] == card
+    True
+    """
+    _check(model, card)
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"convmixer": json.dumps(model.sizes), "card": json.dumps(asdict(card))}
+    temporary = path.with_name(path.name + ".part")
+    save_file(weights, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def load_encrypted(path: str | Path) -> tuple[ConvMixer, ModelCard]:
+    """Read what `save_encrypted` wrote: the model in evaluation mode on the CPU, and its card.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an encrypted model with a card.
+    """
+    model = load_model(path)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            fields = json.loads(stored.metadata()["card"])
+        card = ModelCard(**fields | {"classes": tuple(map(str, fields["classes"]))})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{Path(path).name} has no usable model card ({error}); expected a file that mixerkey encrypt-model wrote"
+        ) from error
+    _check(model, card)
+    return model, card
+
+
+def rotate_model(model: Model, old: SignedPermutation, new: SignedPermutation) -> Model:
+    """From E' under the key `old` to E'' under `new`, without decrypting and without retraining.
+
+    The relative key R = ``old.inverse().then(new)`` has the matrix T_oldᵀ T_new, so Rᵀ E' = T_newᵀ T_old T_oldᵀ E =
+    T_newᵀ E. Rows are moved and negated, never rounded: the result is bit for bit the plain model encrypted with
+    `new`. Whoever has R can turn images and models of the one key into those of the other; it stays with the third
+    party.
+
+    Raises:
+        ValueError: the keys do not fit each other, or the model.
+
+    >>> import torch
+    >>> from mixerkey import load_pretrained, patch_matrix
+    >>> plain, old, new = load_pretrained("digits"), Key.generate(2, 1), Key.generate(2, 1)
+    >>> rotated = rotate_model(encrypt_model(plain, old), old, new)
+    >>> torch.equal(patch_matrix(rotated), patch_matrix(encrypt_model(plain, new)))
+    True
+    """
+    return encrypt_model(model, old.inverse().then(new))
+
+
+def _id_path(path: Path) -> Path:
+    return path.with_suffix(".id")
+
+
+def _check(model: ConvMixer, card: ModelCard) -> None:
+    sizes = model.sizes
+    takes = sizes["patch_size"], sizes["in_channels"], sizes["num_classes"]
+    says = card.patch_size, card.channels, len(card.classes)
+    if takes != says:
+        raise ValueError(f"patch size, channels and classes of the model are {takes}, but its card says {says}")

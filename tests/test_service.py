@@ -1,0 +1,772 @@
+"""The three parties, each on its own: files, key update, batching, the service's answers, the client, the commands."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import re
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parties import DIGITS, ID, KEY, OTHER, PATIENCE, RAW, WRONG, lock, png
+from PIL import Image
+from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from strategies import SEEDS, keys
+from torch import Tensor, nn
+
+from mixerkey import (
+    ConvMixer,
+    Key,
+    SignedPermutation,
+    accuracy,
+    encrypt_images,
+    encrypt_model,
+    load_pretrained,
+    patch_matrix,
+)
+from mixerkey.__main__ import main
+from mixerkey.convmixer import load_model, save_model
+from mixerkey.data import load_digits
+from mixerkey.evaluation import predict
+from mixerkey.service import guard, provider
+from mixerkey.service.batching import Batcher, QueueFull
+from mixerkey.service.client import Client, ProviderError
+from mixerkey.service.files import (
+    ModelCard,
+    load_encrypted,
+    load_key_id,
+    rotate_model,
+    save_encrypted,
+    save_key,
+)
+from mixerkey.service.provider import Limits, Models, create_app, make_server
+
+IMAGES, LABELS = load_digits("test")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    lock(KEY, ID, folder / "a.safetensors")
+    return Models([folder])
+
+
+@pytest.fixture(scope="module")
+def http(models: Models) -> Iterator[TestClient]:
+    with TestClient(create_app(models)) as client:
+        yield client
+
+
+def raw(images: Tensor) -> bytes:
+    return images.numpy().tobytes()
+
+
+# --- what the third party hands out ---
+
+
+def test_a_key_is_written_for_its_owner_only_with_an_id_that_is_not_made_from_it(tmp_path: Path) -> None:
+    first, second = save_key(KEY, tmp_path / "a.json"), save_key(KEY, tmp_path / "b.json")
+    assert first != second, "the same key twice: an id made from it would be the same"
+    assert load_key_id(tmp_path / "a.json") == first
+    assert Key.load(tmp_path / "a.json") == KEY
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
+
+
+def test_a_key_and_an_id_are_never_overwritten(tmp_path: Path) -> None:
+    save_key(KEY, tmp_path / "a.json")
+    with pytest.raises(FileExistsError):
+        save_key(KEY, tmp_path / "a.json")
+    (tmp_path / "b.id").write_text(ID)
+    with pytest.raises(FileExistsError):
+        save_key(KEY, tmp_path / "b.json")
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_a_missing_or_damaged_key_id_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="ask who issued it"):
+        load_key_id(tmp_path / "a.json")
+    (tmp_path / "a.id").write_text("id")
+    with pytest.raises(ValueError, match="16 hexadecimal digits"):
+        load_key_id(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key_id": "A" * 16}, "16 hexadecimal"),
+        ({"height": 0}, "positive"),
+        ({"width": 7}, "divisible by 2"),
+        ({"classes": ()}, "at least one class"),
+    ],
+)
+def test_an_impossible_card_is_refused(changes: dict, message: str) -> None:
+    fields = {"key_id": ID, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": DIGITS}
+    with pytest.raises(ValueError, match=message):
+        ModelCard(**fields | changes)
+
+
+@pytest.mark.parametrize(("patch_size", "channels", "classes"), [(4, 1, DIGITS), (2, 3, DIGITS), (2, 1, DIGITS[:9])])
+def test_a_card_that_does_not_fit_its_model_is_refused(
+    tmp_path: Path, patch_size: int, channels: int, classes: tuple[str, ...]
+) -> None:
+    card = ModelCard(ID, patch_size, channels, 8, 8, classes)
+    with pytest.raises(ValueError, match="but its card says"):
+        save_encrypted(load_pretrained("digits"), card, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_file_holds_the_encrypted_model_its_card_and_nothing_else(tmp_path: Path) -> None:
+    card = lock(KEY, ID, tmp_path / "a.safetensors")
+    model, read = load_encrypted(tmp_path / "a.safetensors")
+    assert read == card
+    expected = encrypt_model(load_pretrained("digits"), KEY).state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert load_model(tmp_path / "a.safetensors").sizes == model.sizes  # still an ordinary ConvMixer file
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_model_without_a_card_is_refused(tmp_path: Path) -> None:
+    save_model(ConvMixer(8, 1), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="encrypt-model"):
+        load_encrypted(tmp_path / "a.safetensors")
+
+
+# --- key update ---
+
+
+SAME_SHAPE = st.tuples(st.integers(1, 4), st.integers(1, 3)).flatmap(
+    lambda shape: st.tuples(*[keys(st.just(shape))] * 2)
+)
+
+
+@given(seed=SEEDS, pair=SAME_SHAPE)
+@settings(max_examples=30)
+def test_rotation_gives_bit_for_bit_the_plain_model_under_the_new_key(seed: int, pair: tuple[Key, Key]) -> None:
+    """E'' = T_newᵀ E, from E' = T_oldᵀ E and the relative key alone (Eq. 8, 9)."""
+    old, new = pair
+    model = nn.Conv2d(old.channels, 3, old.patch_size, old.patch_size)
+    with torch.no_grad():
+        model.weight.normal_(generator=torch.Generator().manual_seed(seed))
+    rotated = rotate_model(encrypt_model(model, old), old, new)
+    assert torch.equal(patch_matrix(rotated), patch_matrix(encrypt_model(model, new)))
+
+
+def test_after_rotation_the_new_key_is_as_accurate_and_the_old_one_stops_working() -> None:
+    old, new = Key.from_seed(1, 2, 1), Key.from_seed(2, 2, 1)
+    plain = load_pretrained("digits")
+    locked = encrypt_model(plain, old)
+    rotated = rotate_model(locked, old, new)
+    best = accuracy(plain, IMAGES, LABELS)
+    assert accuracy(locked, IMAGES, LABELS, old) == accuracy(rotated, IMAGES, LABELS, new) == best
+    assert accuracy(rotated, IMAGES, LABELS, old) < 0.5
+    assert accuracy(locked, IMAGES, LABELS, new) < 0.5
+
+
+def test_whoever_has_both_encrypted_models_has_the_relative_key() -> None:
+    """Why a rotation does not help against a provider that got hold of the old key."""
+    old, new = KEY, WRONG
+    locked = encrypt_model(load_pretrained("digits"), old)
+    E1, E2 = patch_matrix(locked), patch_matrix(rotate_model(locked, old, new))
+    products = E2 @ E1.T  # row k of E2 is ± row v_k of E1
+    v = (products.abs() / (E1.norm(dim=1) * E2.norm(dim=1)[:, None])).argmax(1)
+    r = products[torch.arange(len(v)), v] < 0
+    assert old.then(SignedPermutation(v, r, 2, 1)) == new
+
+
+# --- batching ---
+
+
+def test_requests_that_wait_share_a_pass_and_none_gets_another_ones_rows() -> None:
+    gate, sizes = threading.Event(), []
+
+    def compute(model: nn.Module, images: Tensor) -> Tensor:
+        gate.wait()
+        sizes.append(len(images))
+        return images.flatten(1)[:, :1] * 2
+
+    async def run() -> list[Tensor]:
+        batcher = Batcher(compute, batch=8, queue=100)
+        worker, model = asyncio.create_task(batcher.run()), nn.Identity()
+        tasks = [asyncio.create_task(batcher.submit(model, torch.full((1 + n % 3, 1, 1, 1), n))) for n in range(20)]
+        await asyncio.sleep(0)  # all are submitted
+        gate.set()
+        answers = await asyncio.gather(*tasks)
+        worker.cancel()
+        assert batcher.waiting == 0
+        assert (batcher.images, batcher.passes) == (sum(sizes), len(sizes))
+        return answers
+
+    for n, answer in enumerate(asyncio.run(run())):
+        assert answer.tolist() == [[2 * n]] * (1 + n % 3)
+    assert len(sizes) <= 7 < 20
+    assert max(sizes) == 8
+
+
+def test_images_for_different_models_never_share_a_pass() -> None:
+    a, b, seen = nn.Identity(), nn.Identity(), []
+
+    def compute(model: nn.Module, images: Tensor) -> Tensor:
+        seen.append((model, images.flatten().tolist()))
+        return images.flatten(1)
+
+    async def run() -> None:
+        batcher = Batcher(compute, batch=8, queue=100)
+        worker = asyncio.create_task(batcher.run())
+        await asyncio.gather(*(batcher.submit(m, torch.full((1, 1, 1, 1), i)) for i, m in enumerate([a, b, a, b])))
+        worker.cancel()
+
+    asyncio.run(run())
+    assert seen == [(a, [0, 2]), (b, [1, 3])]
+
+
+def test_the_queue_is_bounded_and_a_failing_pass_fails_its_own_requests_only() -> None:
+    fail = [True]
+
+    def compute(model: nn.Module, images: Tensor) -> Tensor:
+        if fail.pop():
+            raise ZeroDivisionError
+        return images
+
+    async def run() -> None:
+        batcher, model, image = Batcher(compute, batch=2, queue=3), nn.Identity(), torch.zeros(2, 1, 1, 1)
+        first = asyncio.create_task(batcher.submit(model, image))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await asyncio.wait_for(batcher.submit(model, image), 1)
+        with pytest.raises(ValueError, match="1 to 2 images"):
+            await batcher.submit(model, torch.zeros(3, 1, 1, 1))
+        worker = asyncio.create_task(batcher.run())
+        with pytest.raises(ZeroDivisionError):
+            await first
+        fail.append(False)
+        assert torch.equal(await batcher.submit(model, image), image)
+        worker.cancel()
+
+    asyncio.run(run())
+
+
+def test_who_gave_up_takes_no_place_in_a_pass() -> None:
+    seen = []
+
+    def compute(model: nn.Module, images: Tensor) -> Tensor:
+        seen.append(images.flatten().tolist())
+        return images
+
+    async def run() -> None:
+        batcher, model = Batcher(compute, batch=8, queue=8), nn.Identity()
+        tasks = [asyncio.create_task(batcher.submit(model, torch.full((1, 1, 1, 1), n))) for n in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        worker = asyncio.create_task(batcher.run())
+        await asyncio.gather(tasks[0], tasks[2])
+        worker.cancel()
+
+    asyncio.run(run())
+    assert seen == [[0, 2]]
+
+
+# --- the service's answers ---
+
+
+def test_raw_batches_and_pngs_get_the_offline_answers(http: TestClient) -> None:
+    x = encrypt_images(IMAGES[:9], KEY)
+    expected = predict(encrypt_model(load_pretrained("digits"), KEY), x).softmax(1)
+    answer = http.post("/v1/classify?count=9", content=raw(x), headers=RAW).json()
+    assert torch.allclose(torch.tensor(answer["probabilities"]), expected, atol=1e-5)
+    assert answer["labels"] == [str(n) for n in expected.argmax(1).tolist()]
+    assert answer["key_id"] == ID
+    for image, row in zip(x, expected, strict=True):
+        one = http.post("/v1/classify", content=png(image), headers={"Content-Type": "image/png"}).json()
+        assert torch.allclose(torch.tensor(one["probabilities"]), row[None], atol=1e-5)
+
+
+def test_colour_pngs_arrive_channel_first(tmp_path: Path) -> None:
+    card = ModelCard(ID, 4, 3, 4, 8, ("a", "b"))
+    image = torch.randint(256, (1, 3, 4, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    stream = io.BytesIO()
+    Image.fromarray(image[0].permute(1, 2, 0).numpy()).save(stream, "PNG")
+    assert torch.equal(provider.decode_png(stream.getvalue(), 1, card), image)
+    assert torch.equal(provider.decode_raw(raw(image), 1, card), image)
+
+
+def test_health_card_page_and_reference_are_there(http: TestClient) -> None:
+    assert http.get("/health").json()["status"] == "ok"
+    assert http.get("/v1/models").json() == [
+        {"key_id": ID, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": list(DIGITS)}
+    ]
+    for path in ("/", "/docs"):
+        page = http.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "/v1/classify" in http.get("/openapi.json").json()["paths"]
+
+
+def test_the_page_names_nothing_outside_itself() -> None:
+    for path in provider.PAGE.iterdir():
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//[a-z]+\.|@import", text), path.name
+
+
+def picture(mode: str, size: tuple[int, int] = (8, 8), format: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, size).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(side: int, *extra: bytes) -> bytes:
+    """A PNG of side × side grey pixels, all black, which is small as a file; and other chunks before them."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    squeezed = zlib.compressobj(9)
+    pixels = b"".join(squeezed.compress(bytes(side + 1)) for _ in range(side)) + squeezed.flush()
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+TEXT_BOMB = bomb(8, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000), 9))])
+ZIP = gzip.compress(bytes(50_000_000))
+GOOD = picture("L")
+PNG_TYPE = {"Content-Type": "image/png"}
+ABUSE: dict[str, tuple[bytes, dict[str, str], str, int, str]] = {
+    # name: body, headers, query, status, words of the answer
+    "not a PNG": (b"hello", PNG_TYPE, "", 422, "not a complete PNG"),
+    "no body": (b"", PNG_TYPE, "", 422, "not a complete PNG"),
+    "half a PNG": (GOOD[: len(GOOD) // 2], PNG_TYPE, "", 422, "not a complete PNG"),
+    "PNG with a damaged byte": (GOOD[:45] + b"\xff" + GOOD[46:], PNG_TYPE, "", 422, "not a complete PNG"),
+    "JPEG": (picture("L", format="JPEG"), PNG_TYPE, "", 422, "not a complete PNG"),
+    "wrong size": (picture("L", (16, 8)), PNG_TYPE, "", 422, "expected 8 x 8"),
+    "colour for grey": (picture("RGB"), PNG_TYPE, "", 422, "expected 8 x 8 in mode L"),
+    "16 bits a pixel": (picture("I;16"), PNG_TYPE, "", 422, "expected 8 x 8 in mode L"),
+    "palette": (picture("P"), PNG_TYPE, "", 422, "expected 8 x 8 in mode L"),
+    "PNG bomb": (bomb(6_000), PNG_TYPE, "", 422, "expected 8 x 8"),
+    "bomb in a PNG's text": (TEXT_BOMB, PNG_TYPE, "", 422, "not a complete PNG"),
+    "zip bomb": (ZIP, RAW | {"Content-Encoding": "gzip"}, "", 415, "without Content-Encoding"),
+    "two images in a PNG": (GOOD, PNG_TYPE, "?count=2", 422, "one image"),
+    "wrong shape": (bytes(63), RAW, "", 422, "got 63 bytes, expected 64"),
+    "float32": (bytes(256), RAW, "", 422, "uint8"),
+    "wrong count": (bytes(64), RAW, "?count=2", 422, "got 64 bytes, expected 128"),
+    "count 0": (bytes(64), RAW, "?count=0", 422, "count"),
+    "count without end": (bytes(64), RAW, f"?count={10**30}", 422, "count"),
+    "no content type": (bytes(64), {"Content-Type": ""}, "", 415, "no content type"),
+    "wrong content type": (b"{}", {"Content-Type": "application/json"}, "", 415, "got application/json"),
+    "too large": (bytes(10_000_000), RAW, "", 413, "send fewer images"),
+    "key id that is none": (bytes(64), RAW | {"Key-Id": "../../etc"}, "", 422, "key-id"),
+    "unknown key id": (bytes(64), RAW | {"Key-Id": OTHER}, "", 404, "ask who issued your key"),
+}
+
+
+@pytest.mark.parametrize("name", ABUSE)
+def test_what_is_wrong_gets_a_clear_4xx(http: TestClient, name: str) -> None:
+    body, headers, query, status, words = ABUSE[name]
+    response = http.post("/v1/classify" + query, content=body, headers=headers)
+    assert response.status_code == status, response.text
+    assert words.lower() in response.json()["detail"].lower()
+    assert http.post("/v1/classify", content=GOOD, headers=PNG_TYPE).status_code == 200
+
+
+def test_outside_the_page_no_file_is_served(http: TestClient) -> None:
+    for path in ("/page/../provider.py", "/page/%2e%2e/provider.py", "/page/..%2fprovider.py", "/page//etc/passwd"):
+        assert http.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [(None, 401), ("Bearer wrong", 401), ("Bearer ", 401), ("Basic secret", 401), ("Bearer secret", 200)],
+)
+def test_a_token_is_asked_for_where_there_is_one(models: Models, given: str | None, status: int) -> None:
+    headers = {"Authorization": given} if given else {}
+    with TestClient(create_app(models, token="secret")) as http:
+        assert http.get("/health").status_code == 200
+        assert http.get("/v1/models", headers=headers).status_code == status
+        response = http.post("/v1/classify", content=bytes(64), headers=RAW | headers)
+        assert response.status_code == status
+        if status == 401:
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_back(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, gate = threading.Semaphore(0), threading.Event()
+
+    def slow(model: nn.Module, images: Tensor) -> Tensor:
+        running.release()
+        gate.wait()
+        return torch.ones(len(images), 10)
+
+    monkeypatch.setattr(provider, "probabilities", slow)
+    statuses: list[int] = []
+    with TestClient(create_app(models, limits=Limits(batch=1, queue=1))) as http:
+
+        def ask() -> None:
+            statuses.append(http.post("/v1/classify", content=bytes(64), headers=RAW).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]  # one runs, one waits: full
+        threads[0].start()
+        assert running.acquire(timeout=PATIENCE)
+        threads[1].start()
+        end = time.monotonic() + PATIENCE
+        while http.get("/health").json()["waiting"] == 0:
+            assert time.monotonic() < end
+        refused = http.post("/v1/classify", content=bytes(64), headers=RAW)
+        gate.set()
+        for thread in threads:
+            thread.join()
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert "busy" in refused.json()["detail"]
+    assert statuses == [200, 200]
+
+
+def test_more_requests_at_a_time_than_it_takes_on_are_a_503() -> None:
+    async def run() -> None:
+        opened = asyncio.Event()
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await opened.wait()
+            await JSONResponse({})(scope, receive, send)
+
+        gate = guard.Gate(application, limit=2)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://x") as http:
+            accepted = [asyncio.create_task(http.get("/")) for _ in range(2)]
+            while gate.active < 2:
+                await asyncio.sleep(0)
+            refused = await asyncio.wait_for(http.get("/"), PATIENCE)
+            opened.set()
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert [(await answer).status_code for answer in accepted] == [200, 200]
+            assert (await http.get("/")).status_code == 200, "it counts down again"
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_takes_too_long_is_a_503(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def slow(model: nn.Module, images: Tensor) -> Tensor:
+        gate.wait()
+        return torch.ones(len(images), 10)
+
+    monkeypatch.setattr(provider, "probabilities", slow)
+    with TestClient(create_app(models, limits=Limits(seconds=0.05))) as http:
+        response = http.post("/v1/classify", content=bytes(64), headers=RAW)
+        gate.set()
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "1"
+
+
+# --- several models, and reading them again ---
+
+
+def test_while_two_models_are_served_the_key_id_chooses(tmp_path: Path) -> None:
+    lock(KEY, ID, tmp_path / "a.safetensors")
+    lock(WRONG, OTHER, tmp_path / "b.safetensors")
+    with TestClient(create_app(Models([tmp_path]))) as http:
+        for key, key_id in ((KEY, ID), (WRONG, OTHER)):
+            body = raw(encrypt_images(IMAGES[:100], key))
+            answer = http.post("/v1/classify?count=100", content=body, headers=RAW | {"Key-Id": key_id}).json()
+            right = sum(int(a) == b for a, b in zip(answer["labels"], LABELS[:100].tolist(), strict=True))
+            assert (answer["key_id"], right >= 95) == (key_id, True)
+        missing = http.post("/v1/classify", content=bytes(64), headers=RAW)
+    assert missing.status_code == 400
+    assert all(word in missing.json()["detail"] for word in ("Key-Id", ID, OTHER))
+
+
+def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
+    lock(KEY, ID, tmp_path / "a.safetensors")
+    models = Models([tmp_path])
+    before = dict(models.served)
+    (tmp_path / "b.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"b\.safetensors"):
+        models.reload()
+    lock(WRONG, ID, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="another model"):
+        models.reload()
+    (tmp_path / "a.safetensors").unlink()
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(ValueError, match="no model to serve"):
+        models.reload()
+    assert models.served == before
+
+
+# --- connections that dawdle or lie, on a real socket ---
+
+
+@contextmanager
+def running(models: Models, limits: Limits) -> Iterator[int]:
+    """A server in a thread; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = make_server(models, limits=limits)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def port(models: Models) -> Iterator[int]:
+    """A server with little patience."""
+    with running(models, Limits(seconds=0.5)) as port:
+        yield port
+
+
+def talk(port: int, *parts: bytes) -> bytes:
+    """Send the parts, and read until the other side closes; it must, within half a minute."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        received = b""
+        try:
+            for part in parts:
+                connection.sendall(part)
+            while data := connection.recv(65_536):
+                received += data
+        except (BrokenPipeError, ConnectionResetError):  # it has answered and gone
+            pass
+        return received
+
+
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+
+
+def test_a_slow_body_is_a_408(port: int) -> None:
+    answer = talk(port, HEAD + b"Content-Length: 64\r\n\r\n", bytes(10))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"did not arrive within" in answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/cl", HEAD], ids=["nothing", "half a line", "half the headers"])
+def test_headers_that_never_come_are_not_waited_for(port: int, sent: bytes) -> None:
+    assert talk(port, sent) == b""
+
+
+def test_headers_of_a_second_request_that_never_come_are_not_waited_for(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /hea")
+        while connection.recv(65_536):
+            pass
+
+
+def test_a_body_without_end_is_a_413(port: int) -> None:
+    chunks = [b"10000\r\n" + bytes(65_536) + b"\r\n"] * 200
+    answer = talk(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *chunks)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 413")  # the answer may be lost while we still send
+
+
+def test_a_huge_header_is_a_400(port: int) -> None:
+    answer = talk(port, HEAD + b"X: " + b"a" * 60_000)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 9, b"hello"])
+def test_what_is_not_http_is_a_400(port: int, sent: bytes) -> None:
+    assert talk(port, sent + b"\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_idle_connections_fill_the_service_for_a_moment_only(models: Models) -> None:
+    def ask(port: int) -> bytes:
+        return talk(port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")[:12]
+
+    with running(models, Limits(connections=3, seconds=0.5)) as port:
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(3)]
+        assert ask(port) == b"HTTP/1.1 503"
+        assert [connection.recv(1) for connection in idle] == [b""] * 3, "it has closed them"
+        assert ask(port) == b"HTTP/1.1 200"
+        for connection in idle:
+            connection.close()
+
+
+def test_a_stream_that_ends_early_does_no_harm(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(HEAD + b"Content-Length: 64\r\n\r\n" + bytes(10))
+    answer = talk(port, HEAD + b"Content-Length: 64\r\nConnection: close\r\n\r\n" + bytes(64))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+# --- the client ---
+
+
+def answering(*responses: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    seen: list[httpx.Request] = []
+    rest = list(responses)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        response = rest.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+    return httpx.MockTransport(handle), seen
+
+
+def test_the_client_comes_back_after_a_503_or_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    good = httpx.Response(200, json={"probabilities": [[1.0]]})
+    busy = httpx.Response(503, json={"detail": "busy"}, headers={"Retry-After": "3"})
+    transport, seen = answering(httpx.ConnectError("refused"), busy, httpx.ReadError("reset"), good)
+    with Client("http://x", KEY, transport=transport) as client:
+        assert client.classify(IMAGES[:1]).tolist() == [[1.0]]
+    assert len({request.content for request in seen}) == 1, "each time the same images"
+    assert len(waits) == 3
+    assert waits[1] >= 3
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (httpx.Response(401, json={"detail": "a valid token is needed"}), "401.*token is needed"),
+        (httpx.Response(502, text="<html>proxy"), "502.*proxy"),
+    ],
+)
+def test_the_client_does_not_repeat_what_was_refused(response: httpx.Response, message: str) -> None:
+    transport, seen = answering(response)
+    with Client("http://x", KEY, transport=transport) as client, pytest.raises(ProviderError, match=message):
+        client.classify(IMAGES[:1])
+    assert len(seen) == 1
+
+
+def test_the_client_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    transport, _ = answering(*[httpx.ConnectError("refused")] * 3)
+    client = Client("http://x", KEY, tries=3, transport=transport)
+    with pytest.raises(ProviderError, match="refused; gave up after 3 tries"):
+        client.card()
+
+
+def test_the_client_sends_ciphertext_only_and_refuses_what_it_cannot_encrypt_exactly() -> None:
+    transport, seen = answering(httpx.Response(200, json={"probabilities": [[1.0]] * 4}))
+    client = Client("http://x", KEY, key_id=ID, token="secret", transport=transport)
+    client.classify(IMAGES[:4])
+    (request,) = seen
+    assert request.content == raw(encrypt_images(IMAGES[:4], KEY))
+    assert request.headers["Key-Id"] == ID
+    for wrong in (IMAGES[:4].float(), IMAGES[0]):
+        with pytest.raises(ValueError, match="uint8"):
+            client.classify(wrong)
+
+
+@pytest.mark.parametrize(("key_id", "message"), [(None, "say which is yours"), ("0" * 16, "get the new key")])
+def test_the_client_says_when_no_model_is_for_its_key(key_id: str | None, message: str) -> None:
+    cards = [
+        {"key_id": i, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": ["a"]} for i in (ID, OTHER)
+    ]
+    transport, _ = answering(httpx.Response(200, json=cards))
+    client = Client("http://x", KEY, key_id=key_id, transport=transport)
+    with pytest.raises(ProviderError, match=message):
+        client.card()
+
+
+# --- the commands ---
+
+
+def test_the_commands_of_the_third_party(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    a, b, first, second = (str(tmp_path / name) for name in ("a.json", "b.json", "a.safetensors", "b.safetensors"))
+    shape = ["--patch-size", "2", "--channels", "1"]
+    assert main(["keygen", a, *shape]) == main(["keygen", b, *shape]) == 0
+    assert main(["encrypt-model", "digits", a, first]) == 0
+    assert main(["rotate", first, a, b, second]) == 0
+    plain, key = load_pretrained("digits"), Key.load(b)
+    model, card = load_encrypted(second)
+    assert torch.equal(patch_matrix(model), patch_matrix(encrypt_model(plain, key)))
+    assert (card.key_id, card.shape, card.classes) == (load_key_id(b), (1, 8, 8), DIGITS)
+    printed = capsys.readouterr().out
+    for secret in (Key.load(a), key):
+        assert str(secret.permutation.tolist()) not in printed
+    with pytest.raises(SystemExit, match="but the old key's is"):
+        main(["rotate", second, a, b, first])
+
+
+def test_a_trained_model_needs_its_image_size_and_may_name_its_classes(tmp_path: Path) -> None:
+    key, model, out = (str(tmp_path / name) for name in ("key.json", "model.safetensors", "out.safetensors"))
+    save_model(ConvMixer(4, 1, 3, num_classes=2), model)
+    main(["keygen", key, "--patch-size", "4", "--channels", "3"])
+    with pytest.raises(SystemExit, match="--side"):
+        main(["encrypt-model", model, key, out])
+    main(["encrypt-model", model, key, out, "--side", "16"])
+    assert load_encrypted(out)[1].classes == ("0", "1")
+    main(["encrypt-model", model, key, out, "--side", "16", "--classes", "cat,dog"])
+    assert load_encrypted(out)[1].classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_a_picture_is_encrypted_and_decrypted(tmp_path: Path, mode: str, channels: int) -> None:
+    key = Key.from_seed(3, 4, channels)
+    key.save(tmp_path / "key.json")
+    size = (12, 8)
+    pixels = torch.randint(256, (8, 12, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.frombytes(mode, size, pixels.numpy().tobytes()).save(tmp_path / "plain.png")
+    names = [str(tmp_path / name) for name in ("plain.png", "locked.png", "back.png")]
+    for command, source, target in (("encrypt", names[0], names[1]), ("decrypt", names[1], names[2])):
+        assert main([command, source, target, "--key", str(tmp_path / "key.json")]) == 0
+    read = {name: Image.open(tmp_path / name).tobytes() for name in ("plain.png", "locked.png", "back.png")}
+    assert read["plain.png"] == read["back.png"] != read["locked.png"]
+    expected = encrypt_images(pixels.permute(2, 0, 1), key).permute(1, 2, 0).contiguous()
+    assert read["locked.png"] == expected.numpy().tobytes()
+
+
+def test_a_lossy_format_is_refused(tmp_path: Path) -> None:
+    Key.from_seed(3, 4, 1).save(tmp_path / "key.json")
+    Image.new("L", (8, 8)).save(tmp_path / "plain.png")
+    with pytest.raises(SystemExit, match=r"write a \.png"):
+        main(["encrypt", str(tmp_path / "plain.png"), str(tmp_path / "a.jpg"), "--key", str(tmp_path / "key.json")])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["keygen", "{}/none/key.json", "--patch-size", "2", "--channels", "1"],
+        ["keygen", "{}/key.json", "--patch-size", "0", "--channels", "1"],
+        ["serve", "{}/none.safetensors"],
+        ["serve", "{}"],
+        ["classify", "--key", "{}/none.json"],
+        ["encrypt", "{}/none.png", "{}/out.png", "--key", "{}/none.json"],
+    ],
+)
+def test_what_a_reader_can_put_right_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^mixerkey: [^\n]+$"):
+        main([argument.format(tmp_path) for argument in arguments])
+
+
+def test_without_the_extra_the_commands_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mixerkey.service.provider")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(SystemExit, match=r"fastapi is missing; pip install 'mixerkey\[service\]'"):
+        main(["serve", str(tmp_path)])
+
+
+def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(SystemExit, match="is empty"):
+        main(["serve", str(tmp_path), "--token-file", str(tmp_path / "token")])
+
+
+def test_a_log_line_is_json_with_neither_headers_nor_body(caplog: pytest.LogCaptureFixture, http: TestClient) -> None:
+    caplog.set_level("INFO", "mixerkey.service")
+    http.post("/v1/classify?count=1", content=raw(IMAGES[:1]), headers=RAW | {"Key-Id": ID})
+    (record,) = [record for record in caplog.records if record.name == "mixerkey.service"]
+    fields = json.loads(guard.JSONLines().format(record))
+    assert fields.keys() == {"time", "level", "event", "method", "route", "status", "ms"}
+    assert (fields["method"], fields["route"], fields["status"]) == ("POST", "/v1/classify", 200)
