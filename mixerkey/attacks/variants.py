@@ -1,0 +1,236 @@
+"""Ciphertext only, against two variants of the cipher: mixing by an orthogonal matrix, and keys per patch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from tqdm import tqdm
+
+from mixerkey.attacks.ciphertext import leading_signs, match, relatives
+from mixerkey.attacks.recovery import Recovery, as_key
+from mixerkey.attacks.statistics import CHUNK, ImageStatistics, Moments, image_statistics, naturalness
+from mixerkey.blocks import segment
+from mixerkey.cipher import normalize
+from mixerkey.key import SignedPermutation
+from mixerkey.variants import encrypt_patches, mix_blocks
+
+JUDGED = 100  # images are enough to tell a negative
+ROUNDS = 100  # of refinement at most
+STARTS = 20  # of each graph matching
+RIDGE = 1e-3  # added to variances of pixels in [-1, 1]
+
+
+def unmix(mixed: Tensor, prior: ImageStatistics) -> Tensor:
+    """The orthogonal matrix Q from images mixed by it, x' = x Q, and public statistics.
+
+    Second moments become Qᵀ Σ Q, so the eigenvectors of one are those of the other times Q, up to a sign each. The
+    moments of neighbouring blocks show which signs belong together, and how natural the images look, the last one.
+    Then Q is refined: the orthogonal matrix that takes the logarithm of Σ and the whitened moments of neighbours
+    nearest to those of the mixed images, by repeated projection (orthogonal Procrustes).
+
+    Args:
+        mixed: what `mix_images` gives, float (N, C, H, W), at least two blocks a side.
+        prior: from `image_statistics`, of images like the secret ones.
+
+    Returns:
+        Q, float64 (p_b, p_b), an estimate: ``mix_blocks(mixed, Q.T, M)`` are the images, nearly.
+
+    Raises:
+        ValueError: images with another number of channels than the prior's.
+
+    >>> from mixerkey.attacks import image_statistics
+    >>> from mixerkey.data import load_digits
+    >>> from mixerkey.variants import mix_images, orthogonal_matrix
+    >>> (public, _), (private, _) = load_digits("train"), load_digits("test")
+    >>> Q = orthogonal_matrix(2, 1, torch.Generator().manual_seed(0))
+    >>> estimate = unmix(mix_images(private, Q, 2), image_statistics(public, 2))
+    >>> round((estimate * Q).sum().item() / 4, 1)  # 1 for equal matrices
+    1.0
+    """
+    M = prior.patch_size
+    if mixed.ndim != 4 or mixed.shape[1] != prior.channels:
+        raise ValueError(f"the prior is for images (N, {prior.channels}, H, W), got {tuple(mixed.shape)}")
+    A, U = _whitened(prior.moments.products)
+    B, V = _whitened(_products(mixed, M))
+    F, G = U.T @ A @ U, V.T @ B @ V
+    signs = _synchronised((F * G).sum(0))
+    Q = U @ (signs[:, None] * V.T)
+    for _ in range(ROUNDS):
+        left, _, right = np.linalg.svd((A @ Q @ B.transpose(0, 2, 1) + A.transpose(0, 2, 1) @ Q @ B).sum(0))
+        if np.abs(Q - left @ right).max() < 1e-6:
+            break
+        Q = left @ right
+    candidates = [torch.from_numpy(Q), torch.from_numpy(-Q)]
+    return max(candidates, key=lambda q: naturalness(pixels(mix_blocks(mixed[:JUDGED], q.T, M)), prior))
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Normalised pixels as uint8, cut to the range.
+
+    >>> pixels(torch.tensor([-1.2, 0.0, 1.0]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return (127.5 + 127.5 * x).round().clamp(0, 255).to(torch.uint8)
+
+
+def unlock_patches(
+    encrypted: Tensor,
+    public_images: Tensor,
+    patch_size: int,
+    generator: torch.Generator | None = None,
+    *,
+    progress: bool = False,
+) -> list[Recovery]:
+    """The keys per patch, from images encrypted with them and public images of the same size.
+
+    A patch has one block an image, so its own second moments need many images. But moments between patches pass
+    through the keys too. Every patch is first solved alone, as in `ciphertext_only`, and the best of them is taken as
+    known. Then a patch beside known ones is solved: its pixels are predicted from theirs, by linear regression learnt
+    from public images, and each encrypted pixel is assigned to the prediction that it agrees with, a linear assignment
+    problem; so outwards, and again for all when all are known. The mirror images and channel orders of the first
+    patch are tried, and the one under which the predictions agree best and the images look most natural wins.
+
+    Args:
+        encrypted: uint8 (N, C, H, W), from `encrypt_patches`.
+        public_images: uint8 (N', C, H, W).
+        patch_size: M.
+        generator: draws starts; by default one with a fixed seed.
+        progress: whether to show a progress bar on stderr.
+
+    Returns:
+        one recovery a patch, row by row; the score is the correlation of moments of its pixels with all pixels.
+
+    Raises:
+        ValueError: images of different sizes.
+    """
+    if encrypted.shape[1:] != public_images.shape[1:]:
+        raise ValueError(
+            f"public and encrypted images must have one size, got {tuple(public_images.shape[1:])} "
+            f"and {tuple(encrypted.shape[1:])}"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    C = encrypted.shape[1]
+    plain, hidden = _all_moments(public_images, patch_size), _all_moments(encrypted, patch_size)  # (n, p, n, p)
+    count = len(plain)
+    own = np.arange(count)
+    alone = [
+        _solve_alone(plain[n, :, n], hidden[n, :, n], generator) for n in tqdm(own, "patches", disable=not progress)
+    ]
+    seed = int(np.argmax([score for score, _, _ in alone]))
+    _, v, s = alone[seed]
+    width = encrypted.shape[3] // patch_size
+    row, column = own // width, own % width
+    distance = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    near = [np.flatnonzero((d > 0) & (d <= 2)).tolist() for d in distance]  # up to eight patches around each
+    order = np.argsort(distance[seed], kind="stable").tolist()
+
+    prior = image_statistics(public_images[:1000], patch_size)
+    best, result = -np.inf, []
+    for g in tqdm(relatives(patch_size, C), "relatives", disable=not progress):
+        w, t = g.permutation.numpy()[v], s * (-1 if g.flips[0] else 1)
+        found = _spread(plain, hidden, near, order, w, t)
+        keys = [as_key(SignedPermutation(w, t < 0, patch_size, C)) for w, t, _ in found]
+        sample = encrypt_patches(encrypted[:JUDGED], [key.inverse() for key in keys])
+        fit = float(np.mean([score for _, _, score in found])) + naturalness(sample, prior)
+        if fit > best:
+            best, result = fit, [Recovery(key, score) for key, (_, _, score) in zip(keys, found, strict=True)]
+    return result
+
+
+def _whitened(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log Σ and the moments of neighbours, whitened by Σ, each of unit norm: (3, p, p); and the eigenvectors of Σ.
+
+    An orthogonal matrix passes through all of this, and no direction is drowned by the brightness.
+    """
+    values, vectors = np.linalg.eigh(products[0])
+    values = np.maximum(values, values[-1] * 1e-6)
+    root = vectors / np.sqrt(values) @ vectors.T
+    log = vectors * np.log(values) @ vectors.T
+    log -= np.trace(log) / len(log) * np.eye(len(log))
+    result = np.stack([log, root @ products[1] @ root, root @ products[2] @ root])
+    return result / np.linalg.norm(result, axis=(1, 2), keepdims=True), vectors
+
+
+def _synchronised(W: np.ndarray) -> np.ndarray:
+    """Signs s, ±1, for which the sum of s_i s_j W_ij is large: the leading eigenvector's, then single flips."""
+    W = W + W.T
+    np.fill_diagonal(W, 0)
+    s = np.where(np.linalg.eigh(W)[1][:, -1] < 0, -1.0, 1.0)
+    while (gain := -s * (W @ s)).max() > 1e-12:
+        s[gain.argmax()] *= -1
+    return s
+
+
+def _products(x: Tensor, patch_size: int) -> np.ndarray:
+    """As `Moments.products`, of images that are normalised already."""
+
+    def sums(part: Tensor) -> Tensor:
+        z = segment(part, patch_size).double()  # (n, h, w, p_b)
+        pairs = ((z, z), (z[:, :, :-1], z[:, :, 1:]), (z[:, :-1], z[:, 1:]))
+        return torch.stack([torch.einsum("nhwi,nhwj->ij", a, b) / a[0, ..., 0].numel() for a, b in pairs])
+
+    total = torch.stack([sums(part) for part in x.split(CHUNK)]).sum(0)
+    return (total / len(x)).numpy()
+
+
+def _all_moments(images: Tensor, patch_size: int) -> np.ndarray:
+    """Second moments of all pixels of the normalised images, float32 (patches, p_b, patches, p_b)."""
+    total: Tensor | None = None
+    for part in images.split(CHUNK):
+        x = segment(normalize(part), patch_size).flatten(1, 2)  # (N, patches, p_b)
+        z = x.flatten(1)
+        total = z.T @ z if total is None else total.addmm_(z.T, z)
+    assert total is not None
+    n, p = x.shape[1:]
+    return (total / len(images)).reshape(n, p, n, p).numpy()
+
+
+def _solve_alone(plain: np.ndarray, hidden: np.ndarray, generator: torch.Generator) -> tuple:
+    """Score, permutation and signs of one patch, from its own second moments."""
+
+    def moments(S: np.ndarray) -> Moments:
+        variances = np.diag(S)
+        return Moments(S[None].astype(float), (variances[:, None] + variances)[None].astype(float))
+
+    signs = leading_signs(moments(hidden))
+    A, B = moments(plain).distances(), moments(hidden).distances(signs)
+    size = len(signs)
+    best, permutation = -np.inf, np.arange(size)
+    for k in range(STARTS):
+        X = np.full((size, size), 1 / size)
+        if k:
+            X = (X + np.eye(size)[torch.randperm(size, generator=generator).numpy()]) / 2
+        v = match(A, B, X)
+        value = (A[:, v][:, :, v] * B).sum() / np.linalg.norm(A) / np.linalg.norm(B)
+        if value > best:
+            best, permutation = value, v
+    return best, permutation, signs
+
+
+def _spread(
+    plain: np.ndarray, hidden: np.ndarray, near: list[list[int]], order: list[int], v: np.ndarray, s: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """From one known patch, the first of `order`, to all: permutation, signs and score of each."""
+    count, size = plain.shape[:2]
+    known = {order[0]: (v, s)}
+    scores = np.zeros(count)
+    for n in (*order[1:], *order):  # outwards, then once more with everything known
+        others = [m for m in near[n] if m in known]
+        # The best linear prediction of the pixels of patch n from those of the patches around it, and what it misses.
+        S = plain[others][:, :, others].reshape(len(others) * size, -1)
+        c = plain[n][:, others].reshape(size, -1)
+        W = np.linalg.solve(S + RIDGE * np.eye(len(S)), c.T).T  # (p_b, others * p_b)
+        explained = (W * c).sum(1)
+        missed = np.diag(plain[n][:, n]) - explained + RIDGE
+        # Moments of the encrypted pixels of patch n with the known ones, these in plain order.
+        b = np.concatenate([(hidden[n][:, m] * known[m][1])[:, np.argsort(known[m][0])] for m in others], axis=1)
+        gain = W @ b.T  # [plain, cipher]
+        variances = np.diag(hidden[n][:, n])
+        rows, columns = linear_sum_assignment((variances + explained[:, None] - 2 * np.abs(gain)) / missed[:, None])
+        w = rows[np.argsort(columns)]
+        agreement = gain[w, np.arange(size)]
+        known[n] = w, np.where(agreement < 0, -1.0, 1.0)
+        scores[n] = np.abs(agreement).sum() / np.sqrt(explained.sum() * variances.sum())
+    return [(*known[n], float(scores[n])) for n in range(count)]

@@ -1,0 +1,278 @@
+"""Attacks by whoever holds the encrypted model: that they work, and that they fail where they must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SEEDS
+from torch import Tensor
+
+from mixerkey import (
+    ConvMixer,
+    Key,
+    SignedPermutation,
+    accuracy,
+    decrypt_images,
+    decrypt_model,
+    encrypt_images,
+    encrypt_model,
+    load_pretrained,
+    patch_matrix,
+)
+from mixerkey.attacks import Recovery, image_statistics, naturalness
+from mixerkey.attacks.ciphertext import relatives
+from mixerkey.attacks.fine_tuning import fine_tune_embedding
+from mixerkey.attacks.model_only import brightness, gram, mismatch, model_only, settle
+from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
+from mixerkey.data import load_digits
+from mixerkey.training import Recipe, initialize, train
+from mixerkey.variants import mix_model, orthogonal_matrix
+
+Digits = tuple[Tensor, Tensor]
+KEYS = [Key.from_seed(seed, 2, 1) for seed in range(20)]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def public() -> Digits:
+    return load_digits("train")
+
+
+@pytest.fixture(scope="module")
+def private() -> Digits:
+    return load_digits("test")
+
+
+@pytest.fixture(scope="module")
+def model() -> ConvMixer:
+    return load_pretrained("digits")
+
+
+@pytest.fixture(scope="module")
+def surrogate(public: Digits) -> ConvMixer:
+    """What an attacker trains: other first weights, another depth, fewer epochs."""
+    recipe = Recipe(epochs=6, batch_size=64, peak_lr=0.01, crop=1)
+    network, _ = train(
+        ConvMixer(64, 2, 3, 2, in_channels=1), *public, recipe, seed=99, evaluate=lambda _: 0.0, progress=False
+    )
+    return network
+
+
+# The model alone
+
+
+@given(SEEDS)
+def test_the_gram_matrix_and_brightness_pass_through_the_key(seed: int) -> None:
+    model, key = load_pretrained("digits"), Key.from_seed(seed, 2, 1)
+    T, encrypted = key.matrix().numpy(), encrypt_model(model, key)
+    assert np.allclose(gram(encrypted), T.T @ gram(model) @ T)
+    seen = brightness(encrypted)
+    plain = T @ seen
+    assert (plain > 0).all() or (plain < 0).all()
+    assert np.allclose(np.abs(plain), np.abs(brightness(model)))
+
+
+def test_the_key_up_to_symmetries_from_the_model_and_a_surrogate(model: ConvMixer, surrogate: ConvMixer) -> None:
+    for key in KEYS:
+        recovery = model_only(encrypt_model(model, key), surrogate, rng(), starts=20, kicks=20)
+        assert isinstance(recovery.key, Key)
+        assert key in {g.then(recovery.key) for g in relatives(2, 1)}
+        flipped = SignedPermutation(range(4), [True] * 4, 2, 1)
+        assert flipped in recovery.ambiguous  # a Gram matrix cannot see it
+
+
+def test_public_images_settle_the_symmetries_by_batch_normalisation(
+    model: ConvMixer, surrogate: ConvMixer, public: Digits
+) -> None:
+    for key in KEYS[:5]:
+        encrypted = encrypt_model(model, key)
+        recovery = model_only(encrypted, surrogate, rng(), starts=20, kicks=20)
+        everything = Recovery(recovery.key, recovery.score, tuple(relatives(2, 1)[1:]))
+        settled = settle(everything, lambda k: -mismatch(decrypt_model(encrypted, k), public[0][:200]))  # noqa: B023
+        assert settled.key == key
+        assert settled.ambiguous == ()
+
+
+def test_a_few_encrypted_images_or_labelled_images_settle_them_too(
+    model: ConvMixer, surrogate: ConvMixer, public: Digits, private: Digits
+) -> None:
+    key = KEYS[3]
+    encrypted, hidden = encrypt_model(model, key), encrypt_images(private[0][:20], key)
+    recovery = model_only(encrypted, surrogate, rng(), starts=20, kicks=20)
+    everything = Recovery(recovery.key, recovery.score, tuple(relatives(2, 1)[1:]))
+    prior = image_statistics(public[0], 2)
+    by_sight = settle(everything, lambda k: naturalness(decrypt_images(hidden, k), prior))
+    # Twenty digits do not tell up from down, but a flipped one is white on black.
+    assert torch.equal(by_sight.key.flips, key.flips)
+    by_labels = settle(everything, lambda k: accuracy(decrypt_model(encrypted, k), public[0][:200], public[1][:200]))
+    assert by_labels.key == key
+
+
+def test_kicks_never_make_the_match_worse_and_often_better() -> None:
+    scores: dict[int, list[float]] = {0: [], 60: []}
+    for seed in range(4):
+        networks = [ConvMixer(32, 1, 3, 3, in_channels=3) for _ in range(2)]
+        for i, network in enumerate(networks):
+            initialize(network, rng(10 * seed + i))
+        for kicks, reached in scores.items():
+            reached.append(model_only(networks[0], networks[1], rng(), starts=2, kicks=kicks).score)
+    assert all(kicked >= once for once, kicked in zip(scores[0], scores[60], strict=True))
+    assert sum(kicked > once for once, kicked in zip(scores[0], scores[60], strict=True)) >= 3
+
+
+def test_an_untrained_network_betrays_nothing(surrogate: ConvMixer) -> None:
+    """No structure, no attack: what the Gram matrix and the variances say of random weights is chance."""
+    hits = 0
+    for seed in range(20):
+        random = ConvMixer(64, 2, 3, 2, in_channels=1)
+        initialize(random, rng(seed))
+        key = Key.from_seed(seed, 2, 1)
+        recovery = model_only(encrypt_model(random, key), surrogate, rng(), starts=5, kicks=0)
+        hits += key in {g.then(recovery.key) for g in relatives(2, 1)}
+    assert hits <= 12  # a guess hits one of the 16 relatives in 144 keys; 1 in 3 with the right flips
+
+
+def test_no_key_undoes_an_orthogonal_matrix(model: ConvMixer, surrogate: ConvMixer, private: Digits) -> None:
+    Q = orthogonal_matrix(2, 1, rng())
+    for locked, opens in ((encrypt_model(model, KEYS[0]), True), (mix_model(model, Q), False)):
+        recovery = model_only(locked, surrogate, rng(), starts=20, kicks=20)
+        guesses = [g.then(recovery.key) for g in relatives(2, 1)]
+        assert (max(accuracy(decrypt_model(locked, guess), *private) for guess in guesses) > 0.95) == opens
+
+
+def test_settle_keeps_what_fits_equally_well() -> None:
+    key = KEYS[0]
+    recovery = Recovery(key, 1.0, tuple(relatives(2, 1)[1:]))
+    settled = settle(recovery, lambda k: float(torch.equal(k.flips, key.flips)))
+    assert {g.then(settled.key) for g in settled.ambiguous} | {settled.key} == {
+        g.then(key) for g in relatives(2, 1) if not g.flips.any() and torch.equal(g.then(key).flips, key.flips)
+    }
+    assert settled.score == 1.0
+
+
+def test_mismatch_leaves_the_network_as_it_was(model: ConvMixer, public: Digits) -> None:
+    network = encrypt_model(model, KEYS[0]).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert mismatch(network, public[0][:50]) > 10 * mismatch(model, public[0][:50]) > 0
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not network[2]._forward_pre_hooks
+
+
+def test_a_surrogate_of_another_shape_is_refused(model: ConvMixer) -> None:
+    with pytest.raises(ValueError, match="M = 2 and C = 1, the surrogate M = 4 and C = 3"):
+        model_only(model, ConvMixer(8, 1))
+
+
+# Queries
+
+
+def black_box(model: ConvMixer, key: Key, images: Tensor, labels: Tensor) -> Callable[[SignedPermutation], float]:
+    encrypted = encrypt_model(model, key)
+    return lambda guess: accuracy(encrypted, images, labels, guess)
+
+
+def test_hill_climbing_on_accuracy_finds_the_key_of_a_small_block(model: ConvMixer, public: Digits) -> None:
+    found = 0
+    for seed, key in enumerate(KEYS[:3]):
+        score = black_box(model, key, public[0][:60], public[1][:60])
+        recovery = hill_climb(score, Key.from_seed(100 + seed, 2, 1), 120, rng(seed))
+        found += recovery.key == key
+        assert recovery.score == score(recovery.key)
+    assert found >= 2
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 30), SEEDS)
+def test_hill_climbing_asks_as_often_as_it_says_never_gets_worse_and_stays_balanced(queries: int, seed: int) -> None:
+    asked: list[SignedPermutation] = []
+    values = torch.rand(queries, generator=rng(seed)).tolist()
+
+    def score(key: SignedPermutation) -> float:
+        asked.append(key)
+        return values[len(asked) - 1]
+
+    recovery = hill_climb(score, Key.from_seed(seed, 2, 2), queries, rng(seed))
+    assert len(asked) == queries
+    assert recovery.score == max(values)
+    assert all(isinstance(key, Key) for key in asked)
+    assert all(a != b or queries == 1 for a, b in pairwise(asked[:2]))
+
+
+def test_hill_climbing_gets_nowhere_without_information() -> None:
+    recovery = hill_climb(lambda key: 0.1, KEYS[0], 200, rng())
+    assert recovery.score == 0.1
+
+
+def test_hill_climbing_is_reproducible(model: ConvMixer, public: Digits) -> None:
+    score = black_box(model, KEYS[1], public[0][:50], public[1][:50])
+    assert hill_climb(score, KEYS[7], 20, rng(5)) == hill_climb(score, KEYS[7], 20, rng(5))
+
+
+def test_the_gradient_through_a_relaxed_permutation_finds_the_key(model: ConvMixer, public: Digits) -> None:
+    found = 0
+    for key in KEYS[:3]:
+        loss = labelled_loss(encrypt_model(model, key), *public, 50, rng())
+        found += relaxed_permutation(loss, 2, 1, rng(), steps=60).key == key
+    assert found >= 2  # the others end in a local minimum
+
+
+def test_the_gradient_gets_nowhere_with_random_labels(model: ConvMixer, public: Digits) -> None:
+    labels = torch.randint(10, (len(public[1]),), generator=rng())
+    loss = labelled_loss(encrypt_model(model, KEYS[0]), public[0], labels, 50, rng())
+    assert relaxed_permutation(loss, 2, 1, rng(), steps=60).score < -2
+
+
+def test_a_start_is_kept_when_the_loss_says_nothing() -> None:
+    key = Key.from_seed(3, 4, 3)
+    assert relaxed_permutation(lambda D: 0 * D.sum(), 4, 3, rng(), steps=5, start=key).key == key
+
+
+def test_labelled_loss_leaves_the_network_as_it_was(model: ConvMixer, public: Digits) -> None:
+    network = load_pretrained("digits").train()
+    labelled_loss(network, *public, 10, rng())
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+
+
+# Fine-tuning
+
+
+def test_fine_tuning_brings_the_model_back_but_not_the_key(model: ConvMixer, public: Digits, private: Digits) -> None:
+    stolen = encrypt_model(model, KEYS[3])
+    before = patch_matrix(stolen)
+    assert accuracy(stolen, *private) < 0.5
+    reached = [
+        accuracy(fine_tune_embedding(stolen, public[0][:n], public[1][:n], rng(), rate=0.03, batch_size=50), *private)
+        for n in (10, 50, 200)
+    ]
+    assert reached == sorted(reached)
+    assert reached[0] < 0.9 < reached[2]
+    assert torch.equal(patch_matrix(stolen), before)
+    tuned = fine_tune_embedding(stolen, *public, rng(), rate=0.03, batch_size=50)
+    nearest = max((patch_matrix(encrypt_model(tuned, key)) * before).sum() for key in KEYS) / before.norm() ** 2
+    assert nearest < 0.95  # no key takes one to the other
+
+
+def test_fine_tuning_changes_the_embedding_only(model: ConvMixer, public: Digits) -> None:
+    stolen = encrypt_model(model, KEYS[3])
+    tuned = fine_tune_embedding(stolen, public[0][:20], public[1][:20], rng(), steps=3)
+    changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, stolen.state_dict()[name])}
+    assert changed == {"0.weight", "0.bias"}
+    with pytest.raises(ValueError, match="as many labels as images"):
+        fine_tune_embedding(stolen, public[0][:20], public[1][:19], rng())
+
+
+def test_fine_tuning_with_random_labels_is_worth_nothing(model: ConvMixer, public: Digits, private: Digits) -> None:
+    labels = torch.randint(10, (len(public[1]),), generator=rng())
+    tuned = fine_tune_embedding(encrypt_model(model, KEYS[3]), public[0], labels, rng(), rate=0.03, steps=50)
+    assert accuracy(tuned, *private) < 0.4
