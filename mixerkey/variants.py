@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import encrypt_images, normalize
-from mixerkey.embedding import Model, patch_matrix, set_patch_matrix
+from mixerkey.embedding import patch_matrix, set_patch_matrix
 from mixerkey.key import SignedPermutation, block_size
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def encrypt_each(x: Tensor, keys: Sequence[SignedPermutation]) -> Tensor:

@@ -1,0 +1,196 @@
+"""The claims ledger: book/claims.toml, checked against tests, pages and receipts, becomes the page book/claims.md.
+
+``python tools/claims.py`` writes the page. ``python tools/claims.py --check``, with which `make book` begins, says what
+does not hold, and fails then. Both need nothing but Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from functools import cache
+from math import comb, factorial, log2
+from pathlib import Path
+from statistics import fmean
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "book" / "claims.md"
+VERDICTS = {
+    "holds": "as the paper says",
+    "near": "the same within what another training run changes",
+    "corrected": "true after a slip is mended",
+    "qualified": "true as stated, and less than a reader may take it for",
+    "open": "not shown in this book yet",
+}
+INTRODUCTION = """\
+# Claims ledger
+
+Every equation, number and claim of the paper {cite:p}`iijima2022convmixer`, what this book finds, the test that checks
+it and the cell that shows it. This page is made by `tools/claims.py` from `book/claims.toml` and the receipts of the
+package. The book does not build when a test or a cell named here is gone, when a number here is not the one that the
+cell prints, or when this page and the receipts differ.
+"""
+
+
+def read(file: str) -> dict:
+    """A receipt of the package."""
+    return json.loads((ROOT / "mixerkey" / file).read_text(encoding="utf-8"))
+
+
+def numbers() -> dict[str, float | str]:
+    """What the entries may quote, by name; all of it is computed from receipts or by a formula of the paper."""
+    training, found = read("weights/cifar10.json"), read("receipts/experiments.json")
+    results = {title: entry["result"] for title, entry in found["experiments"].items()}
+    table, wrong, p_b = results["table 1"], results["wrong keys"], 48
+    d, L, k, P, C = (training["network"][name] for name in ("dim", "depth", "kernel_size", "patch_size", "in_channels"))
+    embedding, layer, classifier = d * P * P * C + 3 * d, d * k * k + d + d * d + d + 4 * d, 10 * d + 10
+    few = found["partial_images"]
+    (attack,) = (
+        cell["summary"]
+        for cell in read("receipts/ciphertext-only.json")["cells"]
+        if (cell["prior"], cell["patch_size"], cell["images"]) == ("cifar10", 4, 100)
+    )
+    route = {
+        f"{network} {step}": fmean(values)
+        for network, of in results["conventional route"].items()
+        for step, values in of.items()
+    }
+    return {
+        **{name: table[name] / table["images"] for name in table if name not in ("images", "same class")},
+        **{name: route[name] for name in route},
+        **{f"{step} alone": fmean(right) / few for step, right in results["single steps"].items()},
+        "images": table["images"],
+        "same class": table["same class"],
+        "wrong keys": len(wrong),
+        "worst wrong key": min(wrong) / table["images"],
+        "best wrong key": max(wrong) / table["images"],
+        "two wrong positions": fmean(results["partial keys"]["positions"]["2"]) / few,
+        "attacked keys": attack["of"],
+        "recovered keys": attack["exact"],
+        "epochs": training["recipe"]["epochs"],
+        "network": f"d = {d}, L = {L}, k = {k}, P = {P}",
+        "parameters": embedding + L * layer + classifier,
+        "key bits": log2(factorial(p_b)) + log2(comb(p_b, p_b // 2)),
+        "block bits": log2(factorial(64)),
+        "printed bits": log2(factorial(p_b)) + log2(comb(p_b, p_b // 2)) + log2(factorial(64)),
+    }
+
+
+def load() -> list[dict]:
+    """The entries, with the names of numbers replaced by the numbers."""
+    with (ROOT / "book" / "claims.toml").open("rb") as file:
+        entries = tomllib.load(file)["claim"]
+    known = numbers()
+    for entry in entries:
+        entry |= {name: entry.get(name, "").format(**known) for name in ("ours", "note", "printed")}
+    return entries
+
+
+@cache
+def cells(page: str) -> list[dict]:
+    """The cells of a notebook of the book."""
+    notebook = ROOT / "book" / f"{page}.ipynb"
+    if not notebook.exists():
+        raise LookupError(f"there is no page {page}")
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def find_cell(page: str, fragment: str) -> tuple[int, str, str]:
+    """Number, heading above, and printed text of the one code cell of a page with `fragment` in its source.
+
+    Raises:
+        LookupError: there is no such page, or not exactly one such cell.
+    """
+    heading, found = "", []
+    for cell in cells(page):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = ([heading, *re.findall(r"^#+ (.*)$", source, re.MULTILINE)])[-1]
+        elif fragment in source:
+            printed = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+            found.append((cell["execution_count"], heading, printed))
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} cells of page {page} have {fragment!r} in them")
+    return found[0]
+
+
+@cache
+def functions(file: str) -> set[str]:
+    """Names of the functions of a Python file; none where there is no file."""
+    if not (ROOT / file).is_file():
+        return set()
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def has_test(test: str) -> bool:
+    """Whether a pytest node id such as tests/test_key.py::test_group_laws names a function that is there."""
+    file, _, function = test.partition("::")
+    return function in functions(file)
+
+
+def problems(entries: list[dict]) -> list[str]:
+    """What does not hold, in words; empty when all is well."""
+    wrong = []
+    for entry in entries:
+        name = entry["id"]
+        if entry["verdict"] not in VERDICTS:
+            wrong.append(f"{name}: no verdict {entry['verdict']!r}; there are {', '.join(VERDICTS)}")
+        if entry["verdict"] != "open" and not (entry["tests"] and entry["page"]):
+            wrong.append(f"{name}: without a test and a page it is open")
+        wrong += [f"{name}: there is no test {test}" for test in entry["tests"] if not has_test(test)]
+        if entry["page"]:
+            try:
+                number, _, printed = find_cell(entry["page"], entry["cell"])
+            except LookupError as error:
+                wrong.append(f"{name}: {error}")
+            else:
+                if entry["printed"] not in printed:
+                    wrong.append(
+                        f"{name}: cell [{number}] of {entry['page']} does not print {entry['printed']!r}; "
+                        "execute the page anew, or mend book/claims.toml"
+                    )
+    covered = {int(n) for entry in entries for n in re.findall(r"Eq\. \((\d)\)", entry["where"])}
+    wrong += [f"Eq. ({n}) has no entry" for n in range(1, 10) if n not in covered]
+    return wrong
+
+
+def render(entries: list[dict]) -> str:
+    """The page."""
+    lines = [INTRODUCTION, *(f"- **{word}**: {meaning}" for word, meaning in VERDICTS.items())]
+    lines += ["\n## At a glance\n", "| where | claim | this book | verdict |", "|---|---|---|---|"]
+    lines += [
+        f"| {{ref}}`{entry['where']} <claim-{entry['id']}>` | {entry['title']} | {entry['ours']} | {entry['verdict']} |"
+        for entry in entries
+    ]
+    lines.append("\n## One by one")
+    for entry in entries:
+        lines += [f"\n(claim-{entry['id']})=", f"### {entry['title']} ({entry['where']})\n"]
+        lines.append(f"- *The paper:* {entry['paper']}")
+        lines.append(f"- *This book:* {entry['ours']}: **{entry['verdict']}**. {entry['note']}".rstrip())
+        lines += [f"- *Checked by* `{file}`, `{name}`" for file, name in (test.split("::") for test in entry["tests"])]
+        if entry["page"]:
+            number, heading, _ = find_cell(entry["page"], entry["cell"])
+            lines.append(f'- *Shown in* {{doc}}`{entry["page"]}`, "{heading}", cell [{number}]')
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or with ``--check`` only look; 1 if anything is wrong."""
+    entries = load()
+    wrong = problems(entries)
+    if not wrong and arguments == ["--check"]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != render(entries):
+            wrong = ["book/claims.md is out of date: run python tools/claims.py, and read what has changed"]
+    elif not wrong:
+        PAGE.write_text(render(entries), encoding="utf-8")
+    for line in wrong:
+        print(f"claims: {line}", file=sys.stderr)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
