@@ -73,6 +73,15 @@ def test_prose_stands_between_code_cells(notebook: Path) -> None:
     assert ("code", "code") not in pairwise(kinds)
 
 
+def test_widgets_bring_their_state(notebook: Path) -> None:
+    """Without it the rendered page shows nothing where a widget stood."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    key = "application/vnd.jupyter.widget-view+json"
+    shown = [out["data"][key] for cell in code_cells(notebook) for out in cell["outputs"] if key in out.get("data", {})]
+    state = content["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    assert all(view["model_id"] in state for view in shown)
+
+
 def test_needs_are_known(notebook: Path) -> None:
     assert set(needs(notebook)) <= MISSING.keys()
 
