@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from mixerkey.convmixer import ConvMixer, Residual
 
+CHUNK = 128  # images at a time in inference: smaller feature maps stay in memory that is already mapped and cached
+
 
 def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
     """``model(x)``, computed with the model's own parameters as matrix products; differentiable.
@@ -38,6 +40,8 @@ def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
     True
     """
     model.check_images(x)
+    if len(x) > CHUNK and not model.training and not torch.is_grad_enabled():
+        return torch.cat([fast_forward(model, part) for part in x.split(CHUNK)])
     N, C, H, W = x.shape
     P, d = model.sizes["patch_size"], model.sizes["dim"]
     h, w = H // P, W // P

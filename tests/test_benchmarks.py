@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.__main__ import (
+from benchmarks.run import (
     FAST,
     FAST_FP32,
     PLAIN,

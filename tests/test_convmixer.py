@@ -163,6 +163,23 @@ def test_fast_path_trains_after_it_was_first_used_for_inference() -> None:
     assert model[0].weight.grad is not None
 
 
+def test_fast_path_takes_many_images_a_part_at_a_time_in_inference_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(dim=4, depth=1, patch_size=2)
+    x = torch.rand(7, 3, 8, 8, dtype=torch.float64)
+    monkeypatch.setattr("mixerkey.fast.CHUNK", 3)
+    seen = []
+
+    def spy(self: ConvMixer, x: torch.Tensor) -> None:
+        seen.append(len(x))
+
+    monkeypatch.setattr(ConvMixer, "check_images", spy)
+    for training in (False, True):  # batch statistics are of the whole batch
+        model.train(training)
+        with torch.inference_mode():
+            assert torch.allclose(fast_forward(model, x), model(x), rtol=0, atol=1e-12)
+    assert seen == [7, 3, 3, 1, 7, 7, 7]  # fast, in parts; slow; then the same in training
+
+
 def test_fast_path_in_bfloat16_is_the_network_to_rounding() -> None:
     model = random_model(dim=32, depth=2).float()
     x = torch.rand(8, 3, 32, 32) * 2 - 1
