@@ -683,7 +683,8 @@ def test_the_client_says_when_no_model_is_for_its_key(key_id: str | None, messag
 
 
 def test_the_commands_of_the_third_party(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    a, b, first, second = (str(tmp_path / name) for name in ("a.json", "b.json", "a.safetensors", "b.safetensors"))
+    a, b = (str(tmp_path / name) for name in ("a.json", "b.json"))
+    first, second = (str(tmp_path / "models" / name) for name in ("a.safetensors", "b.safetensors"))  # a new folder
     shape = ["--patch-size", "2", "--channels", "1"]
     assert main(["keygen", a, *shape]) == main(["keygen", b, *shape]) == 0
     assert main(["encrypt-model", "digits", a, first]) == 0

@@ -102,6 +102,8 @@ def load_key_id(path: str | Path) -> str:
 def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
     """Write an encrypted model and its card to a safetensors file, all or nothing; `load_model` reads it, too.
 
+    Folders on the way to it are made.
+
     Raises:
         ValueError: the card does not fit the model.
 
@@ -117,6 +119,7 @@ def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
     path = Path(path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"convmixer": json.dumps(model.sizes), "card": json.dumps(asdict(card))}
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     save_file(weights, temporary, metadata=metadata)
     os.replace(temporary, path)
