@@ -156,8 +156,8 @@ def test_wilsons_interval_holds_the_published_example_and_its_limits() -> None:
 
 
 def test_confusion_counts_rows_by_label() -> None:
-    counts = confusion(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 1, 0]), 3)
-    assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+    counts = confusion(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 1, 1]), 3)
+    assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 1, 0]]
 
 
 def test_the_parts_of_a_key_compose_to_the_key() -> None:
