@@ -18,6 +18,7 @@ MISSING = {  # a notebook's metadata names what it needs: {"mixerkey": {"needs":
     "cifar10": None if cifar10_available() else "needs CIFAR-10: set MIXERKEY_DATA to a copy",
     "gpu": None if torch.cuda.is_available() else "needs a GPU",
 }
+needs_cifar10 = pytest.mark.skipif(MISSING["cifar10"] is not None, reason=str(MISSING["cifar10"]))
 
 
 def needs(notebook: Path) -> list[str]:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -318,15 +316,6 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
             if only in (None, title)
         },
     }
-
-
-def load_experiments() -> dict:
-    """The receipt that comes with the package: what `reproduce` returned on CIFAR-10.
-
-    >>> load_experiments()["key_space_bits"]
-    247.82
-    """
-    return json.loads((files("mixerkey") / "receipts" / "experiments.json").read_text(encoding="utf-8"))
 
 
 def _once(file: Path, digest: str | None, experiment: Callable[[], object]) -> dict:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mixerkey.cipher import normalize
-from mixerkey.convmixer import ConvMixer
+from mixerkey.convmixer import PRETRAINED, ConvMixer
 from mixerkey.fast import fast_forward
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
@@ -408,12 +408,20 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def load_receipt(name: str) -> dict:
-    """The receipt of a pretrained network: what `train` returned when it was made.
+    """A receipt that comes with the package.
+
+    Args:
+        name: a pretrained network, for what `train` returned when it was made, or an experiment: "experiments" for
+            what `mixerkey.experiments.reproduce` returned on CIFAR-10, or what a script of ``experiments/`` or
+            ``benchmarks/`` wrote, such as "ciphertext-only".
 
     Raises:
-        FileNotFoundError: there is no network of that name.
+        FileNotFoundError: there is no receipt of that name.
 
     >>> load_receipt("digits")["network"]["patch_size"]
     2
+    >>> load_receipt("experiments")["key_space_bits"]
+    247.82
     """
-    return json.loads((files("mixerkey") / "weights" / f"{name}.json").read_text(encoding="utf-8"))
+    folder = "weights" if name in PRETRAINED else "receipts"
+    return json.loads((files("mixerkey") / folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, SHAPES, images_for, keys, signed_permutations
 from torch import Tensor
 
-from conftest import MISSING
+from conftest import needs_cifar10
 from mixerkey import (
     Key,
     SignedPermutation,
@@ -40,8 +40,6 @@ from mixerkey.attacks.recovery import exchanges
 from mixerkey.attacks.statistics import block_colours, colour_bins, image_moments
 from mixerkey.blocks import segment
 from mixerkey.data import load_cifar10, load_digits, load_photos
-
-needs_cifar10 = pytest.mark.skipif(MISSING["cifar10"] is not None, reason=str(MISSING["cifar10"]))
 
 
 def seeded(seed: int) -> torch.Generator:

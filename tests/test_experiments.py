@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import keys
 
-from conftest import MISSING
+from conftest import needs_cifar10
 from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrained
 from mixerkey.__main__ import main
 from mixerkey.data import load_cifar10, load_digits
@@ -25,7 +25,6 @@ from mixerkey.experiments import (
     SMALL,
     block_sizes,
     conventional_route,
-    load_experiments,
     parts,
     report,
     reproduce,
@@ -33,7 +32,6 @@ from mixerkey.experiments import (
 )
 from mixerkey.training import load_receipt, weights_digest
 
-needs_cifar10 = pytest.mark.skipif(MISSING["cifar10"] is not None, reason=str(MISSING["cifar10"]))
 KEY = Key.from_seed(0, 2, 1)
 
 
@@ -236,7 +234,7 @@ def test_reproduce_refuses_what_it_does_not_know_and_results_of_other_weights(tm
 
 
 def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> None:
-    receipt = load_experiments()
+    receipt = load_receipt("experiments")
     assert receipt["weights_sha256"] == weights_digest(load_pretrained("cifar10"))
     found = {title: entry["result"] for title, entry in receipt["experiments"].items()}
     assert set(found) == {
@@ -261,7 +259,7 @@ def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> 
 @needs_cifar10
 def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
     """Fig. 5: every number of the receipt can be had again; three of the hundred are, here."""
-    receipt = load_experiments()
+    receipt = load_receipt("experiments")
     images, labels = load_cifar10("test")
     locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
     first = receipt["wrong_key_seeds"][0]
@@ -274,7 +272,7 @@ def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
 def test_table_1_of_the_receipt_is_recomputed_exactly_on_part_of_the_images() -> None:
     """Table 1, last row: plain images under the encrypted model."""
     images, labels = load_cifar10("test")
-    receipt = load_experiments()
+    receipt = load_receipt("experiments")
     locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
     right = int((classify(locked, images) == labels).sum())
     assert right == receipt["experiments"]["table 1"]["result"]["encrypted model, plain images"]
