@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from playwright.sync_api import Browser, sync_playwright
 
 from mixerkey.data import cifar10_available
+
+ROOT = Path(__file__).parent
+sys.path.append(str(ROOT / "tests"))  # the tests' own helpers
+from browser import ARGUMENTS, Quiet, chromium  # noqa: E402
 
 settings.register_profile("mixerkey", deadline=None, max_examples=50, print_blob=True)
 settings.load_profile("mixerkey")
@@ -32,3 +43,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for what in needs(item.path):
                 if MISSING[what]:
                     item.add_marker(pytest.mark.skip(reason=MISSING[what]))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without the internet; tests that take it are skipped where it can't be had."""
+    if (path := chromium()) is None:
+        pytest.skip("needs Chromium: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the built book on a static host, in a sub-folder; ends with a slash."""
+    built = ROOT / "_build" / "html"
+    if not built.exists():
+        pytest.skip("the book is not built: run make book")
+    host = tmp_path_factory.mktemp("host")
+    shutil.copytree(built, host / "some" / "folder")
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(host))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/some/folder/"
+        server.shutdown()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from parties import ID, KEY, OTHER, PATIENCE, WRONG, Provider, lock
 from PIL import Image
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 from torch import Tensor
 
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained
@@ -19,8 +18,6 @@ from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
 from mixerkey.service.provider import PAGE
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
 HEADERS = {"accept", "accept-language", "content-type", "key-id", "referer", "user-agent"}
 SAMPLES = [torch.tensor(s["pixels"], dtype=torch.uint8) for s in json.loads((PAGE / "samples.json").read_text())]
 
@@ -31,16 +28,6 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     lock(KEY, ID, folder / "a.safetensors")
     with Provider(folder, folder, "--port", "0") as provider:
         yield provider
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Every name but loopback's is unknown to it: no connection to the internet.
-        offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", offline])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
