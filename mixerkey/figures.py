@@ -1,29 +1,50 @@
-"""Plots that the chapters share. They need the extra ``book`` (matplotlib, ipywidgets)."""
+"""Plots that the chapters share. They need the extra ``book`` (matplotlib)."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import ipywidgets
-
-# Okabe and Ito's colours that keep contrast 3:1 on the light figure background; told apart in any colour vision.
-BLUE, VERMILION, GREEN, PURPLE, INK, PAPER = "#0072b2", "#d55e00", "#00795a", "#a3527f", "#22303c", "#fbfaf7"
-SIGNS = "RdBu"  # diverging: -1 red, 0 white, +1 blue
+# The book's palette, the same as in _static/book.css. After Okabe and Ito, told apart in any colour vision; each has
+# contrast 4.5:1 on the paper, so that it serves lines and letters alike.
+LIGHT = {
+    "blue": "#006eab",
+    "vermilion": "#bf4f00",
+    "green": "#00795a",
+    "purple": "#a3527f",
+    "ink": "#22303c",
+    "paper": "#fbfaf7",
+}
+DARK = {
+    "blue": "#6cb9ea",
+    "vermilion": "#f58a4b",
+    "green": "#46c79c",
+    "purple": "#d990bd",
+    "ink": "#e8ecef",
+    "paper": "#14191e",
+}
+# `make dark` executes the chapters once more with this variable set, for their figures on dark pages.
+_DARK = bool(os.environ.get("MIXERKEY_DARK"))
+BLUE, VERMILION, GREEN, PURPLE, INK, PAPER = (DARK if _DARK else LIGHT).values()
+# Diverging: -1 red, 0 as the paper, +1 blue.
+SIGNS = LinearSegmentedColormap.from_list(
+    "signs",
+    ["#ff9f80", "#c2452d", PAPER, "#2573b3", "#9ad4ff"]
+    if _DARK
+    else ["#7a0c1e", "#d6604d", PAPER, "#4393c3", "#08306b"],
+    N=257,  # odd, so that zero has a colour of its own
+)
 
 
 def set_style() -> None:
-    """Set matplotlib's defaults for the book: one palette on a light ground, readable on dark pages too.
+    """Set matplotlib's defaults for the book: one palette, light ink on dark paper where ``MIXERKEY_DARK`` is set.
 
     >>> set_style()
     >>> plt.rcParams["axes.spines.top"]
@@ -37,6 +58,12 @@ def set_style() -> None:
             "text.color": INK,
             "axes.labelcolor": INK,
             "axes.edgecolor": INK,
+            "patch.edgecolor": INK,
+            "boxplot.boxprops.color": INK,
+            "boxplot.whiskerprops.color": INK,
+            "boxplot.capprops.color": INK,
+            "boxplot.flierprops.color": INK,
+            "boxplot.flierprops.markeredgecolor": INK,
             "xtick.color": INK,
             "ytick.color": INK,
             "axes.prop_cycle": plt.cycler(color=[BLUE, VERMILION, GREEN, PURPLE]),
@@ -76,7 +103,7 @@ def show_images(images: Mapping[str, Tensor], *, columns: int = 4, size: float =
 
 
 def show_matrix(matrix: Tensor, title: str = "", *, axes: Axes | None = None, numbers: bool = False) -> Axes:
-    """Draw a matrix as coloured cells, red for negative, white for zero, blue for positive.
+    """Draw a matrix as coloured cells, red for negative, blank for zero, blue for positive.
 
     Args:
         matrix: (rows, columns), real.
@@ -99,7 +126,7 @@ def show_matrix(matrix: Tensor, title: str = "", *, axes: Axes | None = None, nu
     if numbers:
         for row, column in torch.cartesian_prod(*map(torch.arange, matrix.shape)).tolist():
             value = matrix[row, column].item()
-            ink = "white" if abs(value) > 0.6 * limit else INK
+            ink = PAPER if abs(value) > 0.6 * limit else INK
             axes.text(column, row, f"{value:g}", ha="center", va="center", color=ink)
     return axes
 
@@ -129,38 +156,3 @@ def show_filters(E: Tensor, patch_size: int, channels: int, *, count: int = 32, 
     for axes, picture in zip(grid.flat, pictures, strict=False):
         axes.imshow(picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return figure
-
-
-def flipbook(figures: Sequence[Figure], alts: Sequence[str], label: str) -> ipywidgets.VBox:
-    """A slider over prepared pictures; it moves in a running notebook and, without a kernel, in the rendered page.
-
-    Args:
-        figures: one a slider position; they are closed.
-        alts: what each shows, in words, for readers who do not see it.
-        label: what the slider sets.
-
-    Raises:
-        ValueError: as many alternative texts as figures are not there.
-
-    >>> book = flipbook([show_images({"": torch.rand(1, 2, 2)}) for _ in range(3)], ["a", "b", "c"], "step")
-    >>> book.children[0].max
-    2
-    """
-    import ipywidgets
-
-    if len(figures) != len(alts):
-        raise ValueError(f"got {len(figures)} figures but {len(alts)} alternative texts")
-    pages = []
-    for figure, alt in zip(figures, alts, strict=True):
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        plt.close(figure)
-        data = base64.b64encode(png.getvalue()).decode()
-        image = (
-            f'<img alt="{html.escape(alt)}" style="max-width: 100%; height: auto" src="data:image/png;base64,{data}">'
-        )
-        pages.append(ipywidgets.HTML(image))
-    slider = ipywidgets.IntSlider(0, 0, len(pages) - 1, description=label, style={"description_width": "initial"})
-    stack = ipywidgets.Stack(pages, selected_index=0)
-    ipywidgets.jslink((slider, "value"), (stack, "selected_index"))
-    return ipywidgets.VBox([slider, stack])
