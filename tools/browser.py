@@ -1,4 +1,4 @@
-"""A real browser for the tests: Chromium, headless, with no way to the internet."""
+"""A real browser for tests and for printing: Chromium, headless, with no way to the internet."""
 
 from __future__ import annotations
 

@@ -18,6 +18,16 @@ export function encrypt(pixels, [C, H, W], { patchSize: M, v, r }) {
   return encrypted;
 }
 
+/** Decrypt: undo encrypt with the same key. */
+export const decrypt = (pixels, shape, key) => encrypt(pixels, shape, inverse(key));
+
+/** The key that undoes a key. */
+export function inverse({ v, r, ...shape }) {
+  const back = { ...shape, v: new Array(v.length), r: new Array(v.length) };
+  v.forEach((from, k) => { back.v[from] = k; back.r[from] = r[k]; });
+  return back;
+}
+
 /** Read a key file that mixerkey wrote; throws an Error that says what is wrong. */
 export function readKey(text, patchSize, channels) {
   let file;
@@ -52,7 +62,7 @@ export function randomKey(patchSize, channels) {
 }
 
 /** Fisher and Yates, with the browser's cryptographic random numbers. */
-function shuffled(items) {
+export function shuffled(items) {
   for (let i = items.length - 1; i > 0; i--) {
     const j = below(i + 1);
     [items[i], items[j]] = [items[j], items[i]];
@@ -61,7 +71,7 @@ function shuffled(items) {
 }
 
 /** Uniform over 0..n-1: draws again where 2**32 is not a multiple of n. */
-function below(n) {
+export function below(n) {
   const limit = 2 ** 32 - (2 ** 32 % n), drawn = new Uint32Array(1);
   do crypto.getRandomValues(drawn); while (drawn[0] >= limit);
   return drawn[0] % n;

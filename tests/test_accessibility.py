@@ -1,0 +1,163 @@
+"""The built pages for readers who use a keyboard, a phone, a screen reader, the dark theme, less motion, or paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+HTML = Path(__file__).parent.parent / "_build" / "html"
+pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
+PAGES = sorted(
+    str(path.relative_to(HTML))
+    for path in [*HTML.glob("book/*.html"), *HTML.glob("*.html")]
+    if path.name != "index.html"  # leads to book/welcome.html
+)
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+CHAPTER = "book/convmixer.html"
+
+# For axe's speed, two things less on the page. What the eye sees of a formula is thousands of elements that screen
+# readers pass over: they read the MathML. Code has a span for each word: one of each colour in each place is enough.
+LEAN = """() => {
+    document.querySelectorAll(".katex-html").forEach((drawn) => drawn.remove());
+    const seen = new Set();
+    for (const span of document.querySelectorAll("pre span, dt.sig span")) {
+        const colour = span.className + span.closest(".admonition, .cell_output, .cell_input, dt, details")?.className;
+        if (!span.children.length && !span.id && seen.has(colour)) span.replaceWith(...span.childNodes);
+        seen.add(colour);
+    }
+}"""
+
+
+@contextmanager
+def opened(browser: Browser, address: str = "", **settings: object) -> Iterator[Page]:
+    with browser.new_context(**settings) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        if address:
+            page.goto(address)
+        yield page
+
+
+def violations(page: Page, rules: list[str] | None = None) -> list[str]:
+    """What axe-core finds on an open page: all its rules, or these."""
+    page.evaluate(LEAN)
+    options: dict = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{page.url}: {rule['id']}: {node['html'][:160]}" for rule in found for node in rule["nodes"]]
+
+
+def test_axe_finds_nothing_in_the_light_theme(browser: Browser, site: str) -> None:
+    found = []
+    with opened(browser, color_scheme="light", viewport=DESKTOP) as page:
+        for name in PAGES:
+            page.goto(site + name)
+            assert page.locator("html").get_attribute("data-theme") == "light"
+            assert page.locator("main h1").count() == 1, name
+            found += violations(page)
+    assert found == []
+
+
+def test_axe_finds_no_poor_contrast_in_the_dark_theme(browser: Browser, site: str) -> None:
+    """The theme changes colours and nothing else, so that the other rules need no second run."""
+    found = []
+    with opened(browser, color_scheme="dark", viewport=DESKTOP) as page:
+        for name in PAGES:
+            page.goto(site + name)
+            assert page.locator("html").get_attribute("data-theme") == "dark"
+            found += violations(page, ["color-contrast", "link-in-text-block"])
+    assert found == []
+
+
+def test_no_page_scrolls_sideways_on_a_phone(browser: Browser, site: str) -> None:
+    with opened(browser, viewport=PHONE) as page:
+        for name in PAGES:
+            page.goto(site + name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], name
+
+
+@pytest.mark.parametrize("name", ["book/welcome.html", "book/references.html", "book/notation.html"])
+def test_axe_finds_nothing_on_a_phone(browser: Browser, site: str, name: str) -> None:
+    with opened(browser, site + name, viewport=PHONE) as page:
+        assert violations(page) == []
+
+
+def test_the_keyboard_reaches_everything(browser: Browser, site: str) -> None:
+    with opened(browser, site + CHAPTER, color_scheme="light", viewport=DESKTOP) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to main content"
+        reached = set()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.add(
+                page.evaluate(
+                    """() => {
+                        const active = document.activeElement;
+                        const places = {
+                            search: ".search-button-field", chapter: ".bd-sidebar-primary a.reference",
+                            unfold: ".bd-sidebar-primary summary", theme: ".theme-switch-button",
+                            text: "main article a",
+                        };
+                        const outlined = getComputedStyle(active).outlineStyle !== "none"
+                            || getComputedStyle(active).boxShadow !== "none";
+                        const place = Object.keys(places).find((name) => active.matches(places[name]));
+                        return place && !outlined ? place + " without a visible focus" : place ?? "";
+                    }"""
+                )
+            )
+        assert reached - {""} == {"search", "chapter", "unfold", "theme", "text"}
+        page.locator(".theme-switch-button").first.focus()
+        before = page.locator("html").get_attribute("data-mode")
+        page.keyboard.press("Enter")
+        assert page.locator("html").get_attribute("data-mode") != before
+
+
+def test_scrollers_are_reachable_on_a_phone(browser: Browser, site: str) -> None:
+    """Whatever scrolls sideways inside the text can take the focus; whatever does not stays out of the tab order."""
+    with opened(browser, viewport=PHONE) as page:
+        scrollers = 0
+        for name in (CHAPTER, "book/model-encryption.html", "book/notation.html"):
+            page.goto(site + name)
+            missed = page.evaluate(
+                """() => [...document.querySelectorAll("main *")].filter((e) =>
+                    ["auto", "scroll"].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1
+                    && e.clientWidth && e.tabIndex < 0
+                    && !e.querySelector("a, button, input")).map((e) => e.className)"""
+            )
+            assert missed == [], name
+            scrollers += page.locator("main [tabindex='0']").count()
+        assert scrollers > 0
+
+
+def test_reduced_motion_is_respected(browser: Browser, site: str) -> None:
+    moving = """() => [...document.querySelectorAll("*")].filter((e) => {
+        const style = getComputedStyle(e);
+        return style.animationName !== "none" || style.transitionDuration.split(", ").some((t) => t !== "0s")
+            || style.scrollBehavior === "smooth";
+    }).length"""
+    for motion, quiet in (("no-preference", False), ("reduce", True)):
+        with opened(browser, site + CHAPTER, reduced_motion=motion) as page:
+            assert (page.evaluate(moving) == 0) == quiet
+
+
+def test_each_theme_shows_its_own_figures(browser: Browser, site: str) -> None:
+    for theme, other in (("light", "dark"), ("dark", "light")):
+        with opened(browser, site + CHAPTER, color_scheme=theme) as page:
+            own, others = (page.locator(f"main figure img.only-{name}") for name in (theme, other))
+            assert own.count() == others.count() >= 3
+            assert own.evaluate_all("all => all.every((e) => e.offsetParent)")
+            assert others.evaluate_all("all => all.every((e) => !e.offsetParent)")
+
+
+def test_paper_shows_the_text_alone_with_everything_open(browser: Browser, site: str) -> None:
+    with opened(browser, site + CHAPTER) as page:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        for furniture in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".bd-footer"):
+            assert page.locator(furniture).evaluate_all("all => all.every((e) => !e.offsetParent && !e.offsetHeight)")
+        folded = page.locator("main details:not([open]), main .toggle-hidden > :not(.admonition-title)")
+        assert folded.evaluate_all("all => all.filter((e) => !e.offsetHeight).map((e) => e.className)") == []

@@ -1,0 +1,292 @@
+"""The exercises check what they claim: stubs, solutions, classic mistakes and junk, for every checker that there is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mixerkey.exercises import Checker, Value, check
+from mixerkey.exercises.checker import NOT_DONE
+from tools import stubs
+
+LEVELS = ("Recall", "Implement", "Investigate")
+REGISTRY: dict[str, Checker | Value] = vars(check)
+FUNCTIONS = {name: entry for name, entry in REGISTRY.items() if isinstance(entry, Checker)}
+VALUES = {name: entry for name, entry in REGISTRY.items() if isinstance(entry, Value)}
+CELLS = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in sorted(stubs.BOOK.glob("*.ipynb"))
+}
+
+
+def text(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def checked(source: str) -> tuple[str, str]:
+    """The checker that a cell calls at its end, and the name that it gives to it."""
+    found = re.fullmatch(r"check\.(\w+)\((\w+)\)", source.splitlines()[-1])
+    assert found, source
+    return found[1], found[2]
+
+
+EXERCISES = {
+    label: (chapter, before, solution)
+    for chapter, cells in CELLS.items()
+    for label, before, solution in stubs.exercises(cells)
+}
+DIRECTIVE = re.compile(r"\{exercise(?:-start)?\} (\w+): [^\n]*\n:label: ([\w-]+)")
+STATED = {chapter: DIRECTIVE.findall("\n".join(map(text, cells))) for chapter, cells in CELLS.items()}
+
+
+@pytest.fixture(params=EXERCISES)
+def exercise(request: pytest.FixtureRequest) -> tuple[str, dict, dict]:
+    return EXERCISES[request.param]
+
+
+def answer(chapter: str, source: str) -> Any:
+    """What the cell gives to its checker, in a namespace with the chapter's imports."""
+    space: dict[str, Any] = {"check": check}
+    for cell in CELLS[chapter]:
+        if cell["cell_type"] == "code":
+            found: list[ast.stmt] = [
+                s for s in ast.parse(text(cell)).body if isinstance(s, ast.Import | ast.ImportFrom)
+            ]
+            exec(compile(ast.Module(found, []), "imports", "exec"), space)
+    exec(source, space)
+    return space[checked(source)[1]]
+
+
+def classics() -> Iterator[Any]:
+    for name, entry in REGISTRY.items():
+        for number, (wrong, message) in enumerate(entry.mistakes):
+            yield pytest.param(entry, wrong, message, id=f"{name}-{number}")
+
+
+def test_every_chapter_has_four_exercises_on_three_levels() -> None:
+    for chapter, found in STATED.items():
+        assert len(found) >= 4, chapter
+        assert {level for level, _ in found} == set(LEVELS), chapter
+
+
+def test_every_exercise_has_a_level_and_a_folded_solution() -> None:
+    for chapter, cells in CELLS.items():
+        page = "\n".join(map(text, cells))
+        labels = re.findall(r"\{exercise(?:-start)?\} .*\n:label: ([\w-]+)", page)
+        assert labels == [label for _, label in STATED[chapter]]
+        assert re.findall(r"\{solution(?:-start)?\} ([\w-]+)\n:class: dropdown", page) == labels
+        assert page.count("{exercise-start}") == page.count("{exercise-end}")
+        assert page.count("{solution-start}") == page.count("{solution-end}")
+
+
+def test_solutions_hold_no_code_that_does_not_run() -> None:
+    for cells in CELLS.values():
+        start = next(i for i, cell in enumerate(cells) if "\n## Exercises" in f"\n{text(cell)}")
+        for cell in cells[start:]:
+            if cell["cell_type"] == "markdown":
+                assert "```python" not in text(cell)
+
+
+def test_every_implement_exercise_has_a_checker() -> None:
+    wanted = {label for found in STATED.values() for level, label in found if level == "Implement"}
+    assert wanted <= EXERCISES.keys()
+
+
+def test_every_checker_is_used_once() -> None:
+    used = [checked(text(solution))[0] for _, _, solution in EXERCISES.values()]
+    assert sorted(used) == sorted(REGISTRY)
+    assert len(REGISTRY) >= 10
+
+
+def test_stub_comes_from_the_solution(exercise: tuple[str, dict, dict]) -> None:
+    _, before, solution = exercise
+    assert text(before) == stubs.stub(text(solution))
+
+
+def test_untouched_stub_is_not_done(exercise: tuple[str, dict, dict]) -> None:
+    chapter, before, _ = exercise
+    result = REGISTRY[checked(text(before))[0]](answer(chapter, text(before)))
+    assert not result
+    assert result.message.startswith(NOT_DONE)
+
+
+def test_solution_passes(exercise: tuple[str, dict, dict]) -> None:
+    chapter, _, solution = exercise
+    entry = REGISTRY[checked(text(solution))[0]]
+    result = entry(answer(chapter, text(solution)))
+    assert result, result
+    assert repr(result).replace("\n", " ") == f"Right: {entry.praise}"
+
+
+def test_page_shows_what_the_checker_says(exercise: tuple[str, dict, dict]) -> None:
+    _, before, solution = exercise
+    shown = ["".join(cell["outputs"][-1]["data"]["text/plain"]) for cell in (before, solution)]
+    assert shown[0].startswith(NOT_DONE)
+    assert shown[1].startswith("Right: ")
+
+
+@pytest.mark.parametrize(("entry", "wrong", "message"), [*classics()])
+def test_classic_mistake_gets_its_own_message(entry: Checker | Value, wrong: Any, message: str) -> None:
+    for _ in range(3):  # on fresh inputs each time
+        result = entry(wrong)
+        assert not result
+        assert result.message == f"Not right: {message.rstrip('.')}."
+
+
+@pytest.mark.parametrize("entry", REGISTRY.values(), ids=REGISTRY)
+def test_each_checker_knows_two_mistakes(entry: Checker | Value) -> None:
+    assert len(entry.mistakes) >= 2
+    assert all(len(message) > 15 for _, message in entry.mistakes)
+
+
+@pytest.fixture(params=FUNCTIONS)
+def checker(request: pytest.FixtureRequest) -> Checker:
+    return FUNCTIONS[request.param]
+
+
+def example(checker: Checker) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    return checker.reference(*checker.inputs(generator)[0])
+
+
+def test_hard_coded_example_fails(checker: Checker) -> None:
+    written_down = example(checker)
+    assert not checker(lambda *arguments: written_down)
+
+
+def test_hard_coded_example_is_named_where_it_is_right() -> None:
+    assert "right on the example" in check.shuffle(lambda blocks, v: example(check.shuffle)).message
+
+
+def raises(*arguments: Any) -> None:
+    raise KeyError("deep inside")
+
+
+def leaves(*arguments: Any) -> None:
+    raise SystemExit(1)
+
+
+def recurses(*arguments: Any) -> Any:
+    return recurses(*arguments)
+
+
+JUNK: dict[str, tuple[Callable[..., Any], str]] = {
+    "nothing": (lambda *arguments: None, "returns None"),
+    "error": (raises, "raised KeyError: 'deep inside'"),
+    "exit": (leaves, "raised SystemExit: 1"),
+    "recursion": (recurses, "raised RecursionError"),
+    "too few arguments": (lambda: 0, "raised TypeError"),
+    "text": (lambda *arguments: "42", "expected"),
+    "array": (lambda *arguments: np.zeros((2, 9)), "expected"),
+    "shape": (lambda *arguments: torch.zeros(1, 17), "expected"),
+    "object": (lambda *arguments: object(), "expected"),
+}
+
+
+@pytest.mark.parametrize(("junk", "words"), JUNK.values(), ids=JUNK)
+def test_junk_gets_a_clear_sentence(checker: Checker, junk: Callable[..., Any], words: str) -> None:
+    result = checker(junk)
+    assert not result
+    assert words in result.message
+    assert "\n" not in result.message
+    assert checker.reference.__name__ in result.message or words == "expected"
+
+
+@pytest.mark.parametrize("junk", [None, "shuffle", 42, torch.zeros(3)], ids=["None", "text", "number", "tensor"])
+def test_checker_of_a_function_asks_for_one(checker: Checker, junk: object) -> None:
+    assert "without calling it" in checker(junk).message
+
+
+@pytest.mark.parametrize("entry", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("junk", [None, "144", True, [], [1, "b", 3, 4], torch.zeros(2), float("nan"), raises])
+def test_checker_of_a_value_survives_junk(entry: Value, junk: object) -> None:
+    result = entry(junk)
+    assert not result
+    assert result.message.startswith("Not right: ")
+
+
+def test_complex_meta_and_nan_tensors_are_wrong() -> None:
+    for spoil, words in (
+        (lambda t: t.to(torch.complex128), "expected torch.uint8, got torch.complex128"),
+        (lambda t: t.to("meta"), "can't be read"),
+        (lambda t: t.double() * float("nan"), "the values differ"),
+        (lambda t: t.double(), "the values are right; expected torch.uint8, got torch.float64"),
+    ):
+        assert words in check.shuffle(lambda blocks, v, spoil=spoil: spoil(blocks[..., v])).message
+
+
+@pytest.mark.parametrize("name", [name for name, entry in FUNCTIONS.items() if name != "read_key"])
+def test_changed_input_is_noticed(name: str) -> None:
+    checker = FUNCTIONS[name]
+
+    def careless(*arguments: Any) -> Any:
+        result = deepcopy(checker.reference(*arguments))
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):
+                argument.zero_()
+        return result
+
+    takes_tensors = any(isinstance(x, torch.Tensor) for x in checker.inputs(torch.Generator())[0])
+    result = checker(careless)
+    assert bool(result) != takes_tensors
+    assert ("changed its input" in result.message) == takes_tensors
+
+
+def test_message_says_which_call_is_wrong() -> None:
+    assert check.receptive_field(lambda P, k, L: 84 if (P, k, L) == (4, 5, 5) else 0).message.startswith(
+        "Not right: ri"
+    )
+    assert "shuffle(blocks (1, 1, 4), v (4,)): expected shape (1, 1, 4), got (4,)" in repr(
+        check.shuffle(lambda blocks, v: blocks.flatten()[:4])
+    )
+
+
+def test_inputs_are_fresh_and_leave_the_global_state_alone(checker: Checker) -> None:
+    seen: list[Any] = []
+
+    def spy(*arguments: Any) -> Any:
+        seen.append([a.tolist() if isinstance(a, torch.Tensor) else str(a) for a in arguments])
+        return checker.reference(*arguments)
+
+    before = torch.get_rng_state()
+    assert checker(spy)
+    first, seen = seen, []
+    assert checker(spy)
+    assert first[1:] != seen[1:]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("solution", "expected"),
+    [
+        ("n = 4\ncheck.n(n)", "n = ...\ncheck.n(n)"),
+        (
+            'def f(x):\n    """Twice."""\n    y = x  # comment\n    return 2 * y\n\n\ncheck.f(f)',
+            'def f(x):\n    """Twice."""\n    raise NotImplementedError\n\n\ncheck.f(f)',
+        ),
+        ("def f(x):\n    return 2 * x\n\n\ncheck.f(f)", "def f(x):\n    raise NotImplementedError\n\n\ncheck.f(f)"),
+    ],
+)
+def test_stub_keeps_the_frame_and_nothing_else(solution: str, expected: str) -> None:
+    assert stubs.stub(solution) == expected
+
+
+def test_tool_writes_the_stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put an answer into a stub: the tool takes it out again, and changes nothing else."""
+    stem = next(iter(EXERCISES.values()))[0]
+    original = (stubs.BOOK / f"{stem}.ipynb").read_text(encoding="utf-8")
+    spoiled = json.loads(original)
+    _, before, solution = next(stubs.exercises(spoiled["cells"]))
+    before["source"] = solution["source"]
+    (tmp_path / f"{stem}.ipynb").write_text(json.dumps(spoiled), encoding="utf-8")
+    monkeypatch.setattr(stubs, "BOOK", tmp_path)
+    stubs.main()
+    assert json.loads((tmp_path / f"{stem}.ipynb").read_text(encoding="utf-8")) == json.loads(original)

@@ -1,0 +1,267 @@
+"""The live figures: their numbers are the package's; they work by keyboard and in words, and do not move the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+from torch.nn import functional as F
+
+from mixerkey import Key, decrypt_images, encrypt_images, normalize
+from mixerkey.blocks import segment
+from mixerkey.evaluation import box_plot
+from mixerkey.training import load_receipt
+
+CHAPTERS = {
+    "patch": "patch-embedding",
+    "block": "image-cipher",
+    "proof": "model-encryption",
+    "keys": "experiments",
+}
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def figure(browser: Browser, site: str) -> Iterator[Open]:
+    """Open a chapter at its figure; in the end no page has complained."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def open_page(name: str, **context: Any) -> Page:
+        contexts.append(browser.new_context(**context))
+        page = contexts[-1].new_page()
+        page.add_init_script("localStorage.mode = 'auto'")  # where nothing is stored, the theme itself complains
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("response", lambda response: complaints.append(response.url) if response.status >= 400 else None)
+        page.goto(f"{site}book/{CHAPTERS[name]}.html")
+        expect(page.locator(f"mixer-{name} .live-says")).not_to_be_empty()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def go(page: Page, step: int) -> str:
+    """Set the figure's slider as a reader does, and return the words for that step."""
+    slider = page.locator(".live-controls input")
+    slider.fill(str(step))
+    return page.locator(".live-says").inner_text()
+
+
+def numbers(page: Page, selector: str) -> list[list[float]]:
+    """The numbers of a table's rows, empty cells left out."""
+    rows = page.locator(selector).evaluate(
+        "table => [...table.rows].map(row => [...row.querySelectorAll('td')].map(cell => cell.textContent))"
+    )
+    return [[float(text.replace("−", "-")) for text in row if text] for row in rows]
+
+
+def test_the_patch_figure_computes_the_convolution(figure: Open) -> None:
+    page = figure("patch")
+    planes = [numbers(page, f".live-row:first-child table:nth-child({c})") for c in (1, 2, 3)]
+    image = torch.tensor(planes)  # (C, H, W)
+    x = segment(image, 2).flatten(0, 1)  # (N, p_b)
+    columns = []
+    for j in (0, 1):
+        for i in range(4):
+            go(page, 3 * i + 1 + j)
+            k, shown, weights, products = numbers(page, ".live-product")
+            assert k == list(range(12))
+            assert shown == x[i].tolist()
+            assert products == (x[i] * torch.tensor(weights)).tolist()
+        columns.append(weights)
+    E = torch.tensor(columns).T  # (p_b, d)
+    z = F.conv2d(image[None], E.T.reshape(2, 3, 2, 2), stride=2)[0]  # (d, 2, 2)
+    go(page, 11)
+    maps = [numbers(page, f".live-row:last-child table:nth-child({j})") for j in (1, 2)]
+    assert maps == z.tolist()
+    assert torch.equal(x[1], x[2])  # as the chapter says
+
+
+def key_and_rows(page: Page) -> tuple[Key, list[list[float]]]:
+    v, r, *rest = zip(*[(row[0], row[2], row[1], *row[3:]) for row in numbers(page, ".live-block tbody")], strict=True)
+    return Key(list(map(int, v)), list(map(bool, r)), patch_size=2, channels=3), [list(column) for column in rest]
+
+
+def test_the_block_figure_encrypts_as_the_package_does(figure: Open) -> None:
+    page = figure("block")
+    for change in ("none", "pixel", "key"):
+        if change == "pixel":
+            page.get_by_label("pixel 9", exact=True).fill("7")
+            page.keyboard.press("Enter")
+        if change == "key":
+            page.get_by_role("button", name="Another key").click()
+        fields = page.locator(".live-block input")
+        block = torch.tensor([int(field.input_value()) for field in fields.all()], dtype=torch.uint8)
+        go(page, 4)
+        key, (shuffled, flipped, normalised) = key_and_rows(page)
+        sent = encrypt_images(block.reshape(3, 2, 2), key)
+        assert shuffled == block[key.permutation].tolist()  # Eq. (4)
+        assert flipped == sent.flatten().tolist()  # Eq. (5)
+        assert [f"{value:.2f}" for value in normalised] == [f"{value:.2f}" for value in normalize(sent).flatten()]
+        assert (key == Key.from_seed(7, patch_size=2, channels=3)) is (change != "key")
+        assert (block[9] == 7) == (change != "none")
+        back = decrypt_images(sent, key).flatten().tolist()
+        assert go(page, 5).endswith(": " + ", ".join(map(str, back)) + ".")
+        assert back == block.tolist()
+
+
+def test_a_pixel_out_of_range_becomes_the_nearest(figure: Open) -> None:
+    page = figure("block")
+    for typed, becomes in (("300", "255"), ("-4", "0"), ("", "0"), ("12.6", "13")):
+        field = page.get_by_label("pixel 3", exact=True)
+        field.fill(typed)
+        page.keyboard.press("Enter")
+        expect(field).to_have_value(becomes)
+
+
+ALL_STEPS = """figure => Array.from({ length: figure.steps }, (_, step) => {
+  figure.go(step);
+  const read = (cell) => Number(cell.textContent.replace("−", "-"));
+  const row = (row) => [...row.cells].filter((cell) => cell.textContent).map(read);
+  const tables = [...figure.querySelectorAll("table")].map((table) => [...table.rows].map(row));
+  return [figure.querySelector(".live-title").textContent, figure.says.textContent, tables];
+})"""
+
+
+def test_the_proof_multiplies_every_entry(figure: Open) -> None:
+    page = figure("proof")
+    known: dict[str, torch.Tensor] = {}
+    for another in (False, True):
+        if another:
+            go(page, 0)
+            page.get_by_role("button", name="Another key").click()
+        for title, words, (left, right, result) in page.locator("mixer-proof").evaluate(ALL_STEPS):
+            product = torch.tensor(left) @ torch.tensor(right)
+            entries = [entry for row in result for entry in row]
+            assert entries == product.flatten()[: len(entries)].tolist()
+            assert f"= {entries[-1]:g}.".replace("-", "−") in words
+            if len(entries) == product.numel():
+                known[title.split(": ")[-1]] = product
+        T = Key.from_seed(7, patch_size=2, channels=1).matrix().float()
+        z = known["z = xE"]
+        assert torch.equal(known["x′E′ = x(TTᵀ)E = xE"], z)
+        assert torch.equal(known["Between x and E stands TTᵀ = I"], torch.eye(4))
+        if not another:
+            assert torch.equal(known["x′ = xT"], torch.tensor([[1.0, 3, -5, 7]]) @ T)  # the chapter's numbers
+            assert torch.equal(z, torch.tensor([[-10.0, -3]]))
+            assert not torch.equal(known["x′(TE)"], z)
+
+
+def test_fig_5_names_the_key_of_each_point(figure: Open) -> None:
+    page = figure("keys")
+    receipt = load_receipt("experiments")
+    images = receipt["experiments"]["table 1"]["result"]["images"]
+    first, last = receipt["wrong_key_seeds"]
+    right = dict(zip(range(first, last + 1), receipt["experiments"]["wrong keys"]["result"], strict=True))
+    points = page.locator("mixer-keys circle")
+    across = {int(p.get_attribute("data-seed") or 0): p.get_attribute("cx") for p in points.all()}
+    assert across.keys() == right.keys()
+    assert sorted(right, key=right.__getitem__) == sorted(
+        right, key=lambda seed: (float(str(across[seed])[:-1]), right[seed])
+    )
+    for step, (seed, count) in enumerate(sorted(right.items(), key=lambda item: (item[1], item[0]))):
+        if step % 9 == 0:
+            words = go(page, step)
+            assert f"Key.from_seed({seed}, 4, 3): {count:,} of {images:,} images" in words
+            assert page.locator(".live-chosen").get_attribute("data-seed") == str(seed)
+            expect(page.locator(f'[data-seed="{seed}"]')).to_have_attribute("r", "7")
+    page.locator('[data-seed="57"]').dispatch_event("pointerenter")
+    expect(page.locator(".live-says")).to_contain_text(f"Key.from_seed(57, 4, 3): {right[57]:,} of")
+    shown = page.evaluate(
+        """async (shares) => (await import('../live/keys.js')).boxPlot(shares.sort((a, b) => a - b))""",
+        [count / images for count in right.values()],
+    )
+    box = box_plot(torch.tensor(list(right.values()), dtype=torch.float64) / images)
+    assert shown == pytest.approx({name: float(value) for name, value in box.items()}, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_keyboard_alone_steps_and_each_step_is_said(figure: Open, name: str) -> None:
+    page = figure(name, reduced_motion="reduce")
+    says, slider = page.locator(".live-says"), page.locator(".live-controls input")
+    assert says.get_attribute("role") == "status"
+    assert slider.get_attribute("aria-label")
+    page.get_by_role("button", name="Back", exact=True).focus()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Next", exact=True)).to_be_focused()
+    heard = [says.inner_text()]
+    for press in ("Enter", "Space", "ArrowRight"):
+        page.keyboard.press(press)
+        heard.append(says.inner_text())
+    assert len(set(heard)) == 4
+    assert slider.get_attribute("aria-valuetext") == page.locator(".live-count").inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert says.inner_text() == heard[2]
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    assert says.inner_text() == heard[3]
+    page.keyboard.press("Home")
+    assert says.inner_text() == heard[0]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")  # back from the first step stays there
+    assert says.inner_text() == heard[0]
+
+
+def test_play_is_there_only_for_readers_who_want_motion(figure: Open) -> None:
+    page = figure("patch", reduced_motion="no-preference")
+    page.get_by_role("button", name="Play").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(page.locator(".live-count")).to_have_text("2 of 12")
+    page.get_by_role("button", name="Next", exact=True).click()
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    still = figure("patch", reduced_motion="reduce")
+    expect(still.get_by_role("button", name="Next", exact=True)).to_be_visible()
+    expect(still.get_by_role("button", name="Play")).to_have_count(0)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_nothing_moves_or_overflows(browser: Browser, site: str, name: str) -> None:
+    """On a phone and on a desk, the height is the same before the script runs, after it, and at every step."""
+    context = browser.new_context()
+    page = context.new_page()
+    element = page.locator(f"mixer-{name}")
+    page.route(f"**/live/{name}.js", lambda route: route.abort())
+    page.goto(f"{site}book/{CHAPTERS[name]}.html")
+    before = heights(page, name)
+    expect(element.locator(".live-note")).to_be_visible()
+    page.unroute(f"**/live/{name}.js")
+    page.reload()
+    expect(element.locator(".live-says")).not_to_be_empty()
+    expect(element.locator(".live-note")).to_be_hidden()
+    assert heights(page, name) == before
+    assert element.evaluate("element => element.scrollWidth <= element.clientWidth")
+    context.close()
+
+
+def heights(page: Page, name: str) -> list[set[float]]:
+    """The figure's heights, in pixels, over all its steps, on pages of 1280 and 390 pixels."""
+    found = []
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        found.append(
+            page.locator(f"mixer-{name}").evaluate(
+                "element => Array.from({ length: element.steps ?? 1 }, (_, step) => "
+                "(element.go?.(step), element.getBoundingClientRect().height))"
+            )
+        )
+    return [set(of) for of in found]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_without_scripts_the_words_stand(browser: Browser, site: str, name: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{site}book/{CHAPTERS[name]}.html")
+    text = page.locator(f"mixer-{name}").inner_text()
+    assert len(text) > 100
+    assert re.search("moves on the rendered page", text)
+    context.close()

@@ -1,0 +1,243 @@
+"""The built site in a browser and on a static host: offline, light, found, cited. `make test` builds it first."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser
+
+from tools import site as metadata
+from tools.lean import compress, with_size
+from tools.weigh import SITE, Visit, pages, visit
+
+ROOT = Path(__file__).parent.parent
+MEGABYTE = 1_000_000
+LIMITS = {"book/welcome.html": 1.0, "book/convmixer.html": 1.0}  # megabytes, all requests together
+HEAVY = 1.8  # the same for every other page
+REQUESTS = 60
+
+
+@pytest.fixture(scope="module")
+def visits(browser: Browser, site: str) -> dict[str, Visit]:
+    """Every page, read to its end."""
+    return {page: visit(browser, site + page) for page in pages()}
+
+
+def test_no_page_asks_another_host_or_for_what_is_not_there(visits: dict[str, Visit], site: str) -> None:
+    assert len(visits) >= 20
+    for page, seen in visits.items():
+        assert seen.requests[0] == site + page
+        assert [url for url in seen.requests if not url.startswith(site)] == [], page
+        assert seen.failed == [], page
+        assert seen.errors == [], page
+
+
+def test_pages_are_light(visits: dict[str, Visit]) -> None:
+    for page, seen in visits.items():
+        assert seen.bytes <= LIMITS.get(page, HEAVY) * MEGABYTE, f"{page}: {seen.bytes:,} bytes"
+        assert len(seen.requests) <= REQUESTS, f"{page}: {len(seen.requests)} requests"
+
+
+SHIFT = """new Promise((resolve) => {
+  let total = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) total += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+  const step = (y) => {
+    scrollTo({ top: y, behavior: "instant" });
+    if (y < document.body.scrollHeight) requestAnimationFrame(() => step(y + 600));
+    else setTimeout(() => resolve(total), 300);
+  };
+  step(0);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", ["welcome", "convmixer", "model-encryption"])
+def test_nothing_moves_while_a_page_loads(browser: Browser, site: str, page: str, width: int) -> None:
+    window = browser.new_page(viewport={"width": width, "height": 900})
+    window.goto(f"{site}book/{page}.html")
+    assert window.evaluate(SHIFT) < 0.01
+    window.close()
+
+
+def test_dark_pages_load_the_dark_figures_and_no_light_ones(browser: Browser, site: str) -> None:
+    seen = {
+        theme: {Path(url).name for url in visit(browser, f"{site}book/convmixer.html", color_scheme=theme).requests}
+        for theme in ("light", "dark")
+    }
+    page = (SITE / "book" / "convmixer.html").read_text(encoding="utf-8")
+    tags = re.findall(r"<img[^>]*_images/[^>]*>", page)
+    names = {
+        theme: {re.search(r"_images/([^\"]+)", tag)[1] for tag in tags if f"only-{theme}" in tag}  # type: ignore[index]
+        for theme in seen
+    }
+    if not names["dark"]:
+        pytest.skip("no dark figures: run tools/dark.py")
+    for theme, other in (("light", "dark"), ("dark", "light")):
+        assert names[theme] <= seen[theme]
+        assert not names[other] & seen[theme]
+
+
+def test_search_finds_a_word(browser: Browser, site: str) -> None:
+    window = browser.new_page()
+    window.goto(f"{site}book/welcome.html")
+    window.keyboard.press("Control+k")
+    window.locator("#pst-search-dialog input").fill("depthwise")
+    window.keyboard.press("Enter")
+    hit = window.locator("#search-results a", has_text="ConvMixer").first
+    hit.wait_for(timeout=60_000)
+    hit.click()
+    window.wait_for_url(f"{site}book/*.html*")
+    window.close()
+
+
+def test_formulas_are_drawn_and_numbered() -> None:
+    numbers = []
+    for path in SITE.glob("book/*.html"):
+        page = path.read_text(encoding="utf-8")
+        assert "katex-error" not in page, path.name
+        assert not re.search(r"\\\(|\\\[|MathJax", re.sub(r"<(annotation|pre|code).*?</\1>", "", page, flags=re.S))
+        numbers += re.findall(r'<span class="eqno">\((\d+)\)', page)
+    assert sorted(numbers) == list("123456789")
+
+
+ADDRESS, HOME = "https://github.com/group/book", "https://group.example/book"
+CONFIG = """
+import sys
+sys.path.insert(0, {root!r})
+extensions = ["myst_nb", "sphinx_book_theme", "sphinxcontrib.katex", "tools.lean", "tools.site"]
+html_theme, html_title, author, copyright = "sphinx_book_theme", "Title", "Author", "2026"
+html_math_renderer, katex_prerender, katex_css_path = "katex", True, "katex/katex.min.css"
+html_theme_options, nb_execution_mode, nb_ipywidgets_js = {{}}, "off", {{}}
+"""
+NOTEBOOK = """{"cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source":
+"# A chapter\\n\\nIts *first* words, $x^2$."}],
+"metadata": {"kernelspec": {"name": "python3", "display_name": "Python"}},
+"nbformat": 4, "nbformat_minor": 5}"""
+
+
+def build(folder: Path, welcome: str, **environment: str) -> tuple[str, Path]:
+    """Build a book of three small pages with the extensions; its warnings and where it lies."""
+    source, out = folder / "source", folder / "site"
+    (source / "book").mkdir(parents=True)
+    (source / "conf.py").write_text(CONFIG.format(root=str(ROOT)))
+    (source / "index.md").write_text("# Home\n\n```{toctree}\nbook/chapter\nbook/run\n```\n\n" + welcome)
+    (source / "book" / "chapter.ipynb").write_text(NOTEBOOK)
+    (source / "book" / "run.md").write_text("# Run it\n\n## On your own computer\n\nSo.\n")
+    Image.new("RGB", (40, 20), "red").save(source / "red.png")
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(source), str(out)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MIXERKEY_")}
+    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr, out
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small book whose addresses are known."""
+    folder = tmp_path_factory.mktemp("known")
+    return build(folder, "Words.", MIXERKEY_REPOSITORY=f"{ADDRESS}.git", MIXERKEY_SITE=f"{HOME}/")[1]
+
+
+def test_pages_whose_address_is_known_say_it(known: Path) -> None:
+    chapter = (known / "book" / "chapter.html").read_text(encoding="utf-8")
+    for part in (
+        f'href="{HOME}/book/chapter.html"',  # canonical
+        f'<meta property="og:url" content="{HOME}/book/chapter.html"',
+        f'<meta property="og:image" content="{HOME}/social.png"',
+        f'<meta name="citation_public_url" content="{HOME}/book/chapter.html"',
+        'href="https://colab.research.google.com/github/group/book/blob/colab/book/chapter.ipynb"',
+        'href="https://mybinder.org/v2/gh/group/book/main?urlpath=lab/tree/book/chapter.ipynb"',
+        'href="run.html#on-your-own-computer"',
+        f'href="{ADDRESS}/edit/main/book/chapter.ipynb"',
+    ):
+        assert part in chapter, part
+    assert "mybinder" not in (known / "book" / "run.html").read_text(encoding="utf-8")  # nothing to run there
+
+
+def test_the_sitemap_lists_every_page(known: Path) -> None:
+    tree = ElementTree.parse(known / "sitemap.xml")
+    found = {element.text for element in tree.iter("{http://www.sitemaps.org/schemas/sitemap/0.9}loc")}
+    assert found == {f"{HOME}/{page}.html" for page in ("index", "book/chapter", "book/run")}
+
+
+def test_the_title_and_the_citation_are_those_of_the_page(known: Path) -> None:
+    chapter = (known / "book" / "chapter.html").read_text(encoding="utf-8")
+    for part in (
+        '<meta name="description" content="Its first words',
+        '<meta property="og:title" content="A chapter"',
+        '<meta name="citation_title" content="A chapter"',
+        '<meta name="citation_author" content="Author"',
+        '<meta name="citation_publication_date" content="2026',
+        "@incollection{mixerkey-chapter,",
+        f"url = {{{HOME}/book/chapter.html}}",
+    ):
+        assert part in chapter, part
+
+
+def test_no_address_is_made_up(tmp_path: Path) -> None:
+    _, out = build(tmp_path, "Words.", MIXERKEY_REPOSITORY="/srv/book.git")
+    chapter = (out / "book" / "chapter.html").read_text(encoding="utf-8")
+    assert "run.html#on-your-own-computer" in chapter
+    for part in ("colab.research", "mybinder", "og:url", "og:image", "canonical", "/edit/"):
+        assert part not in chapter, part
+    assert not (out / "sitemap.xml").exists()
+
+
+def test_an_image_without_alt_text_is_a_warning(tmp_path: Path) -> None:
+    warnings, out = build(tmp_path, "![](red.png)\n\n![A red field](red.png)")
+    assert warnings.count("has no alt text") == 1
+    assert "red.png" in warnings
+    assert (out / "index.html").read_text(encoding="utf-8").count('width="40" height="20" loading="lazy"') == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("git@forge.example:group/book.git", "https://forge.example/group/book"),
+        ("ssh://git@forge.example:22/group/book", "https://forge.example/group/book"),
+        ("https://reader:secret@forge.example/group/part/book.git", "https://forge.example/group/part/book"),
+        ("/srv/git/book.git", None),
+        ("../book", None),
+        ("", None),
+    ],
+)
+def test_a_remote_becomes_a_public_address_without_its_password(address: str, url: str | None) -> None:
+    forge = metadata.parse(address)
+    assert (forge and forge.url) == url
+
+
+def test_compressing_a_picture_keeps_every_pixel(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    few = Image.new("RGBA", (64, 64), (10, 20, 30, 255))
+    few.putpixel((3, 5), (200, 100, 50, 255))
+    many = Image.frombytes("RGB", (64, 64), bytes(i * 7 % 256 for i in range(64 * 64 * 3)))
+    for image in (few, many, Image.new("RGBA", (64, 64), (1, 2, 3, 128))):
+        image.save(picture, compress_level=0)
+        before = picture.stat().st_size
+        compress(picture)
+        assert Image.open(picture).convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+        assert picture.stat().st_size < before
+
+
+def test_an_image_tag_gets_its_size_once(tmp_path: Path) -> None:
+    Image.new("L", (7, 9)).save(tmp_path / "a.png")
+    (tmp_path / "b.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 12 8.0"></svg>')
+    assert 'width="7" height="9" loading="lazy"' in with_size('<img src="a.png" />', tmp_path)
+    assert 'width="12" height="8"' in with_size('<img src="b.svg" />', tmp_path)
+    assert "height" not in with_size('<img style="width: 50%" src="a.png" />', tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_day_of_the_last_change_is_a_day_or_nothing() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d|", metadata.changed("README.md"))
+    assert metadata.changed("no-such-file") == ""

@@ -1,0 +1,64 @@
+"""The teacher's guide: it quotes chapters, cells and the receipt, and notices when one of them goes."""
+
+from __future__ import annotations
+
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from mixerkey.training import load_receipt
+from tools import teaching
+from tools.claims import find_cell
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+
+
+def test_the_objectives_are_those_of_every_chapter() -> None:
+    text = teaching.objectives(ROOT)
+    assert re.findall(r"\{doc\}`([\w-]+)`\*\*", text)[:2] == ["convmixer", "patch-embedding"]
+    for path in NOTEBOOKS:
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        objectives = [line for line in first.splitlines() if line.startswith("- ")]
+        assert len(objectives) >= 3
+        assert all(line in text for line in objectives)
+
+
+def test_a_chapter_without_objectives_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").write_text("- file: book/one\n", encoding="utf-8")
+    (tmp_path / "book" / "one.ipynb").write_text(json.dumps({"cells": [{"source": "# One\n"}]}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"book/one.ipynb does not begin with"):
+        teaching.objectives(tmp_path)
+
+
+def test_the_table_shows_the_receipt() -> None:
+    receipt = load_receipt("classroom")
+    assert set(receipt["notebooks"]) <= {path.stem for path in NOTEBOOKS}
+    assert all(seconds > 0 for seconds in receipt["notebooks"].values())
+    other = deepcopy(receipt)
+    other["notebooks"]["convmixer"] = 1234.4
+    other["installation"] = {
+        "wheels": 11, "fill_seconds": 22, "wheelhouse_bytes": 3.3e9, "install_seconds": 44, "environment_bytes": 5.5e9
+    }  # fmt: skip
+    text = teaching.timings(other)
+    assert "| run {doc}`convmixer` | 1234 s |" in text
+    for piece in ("(11 wheels) | 22 s |", "| 3.3 GB |", "| 44 s |", "| 5.5 GB |"):
+        assert piece in text
+
+
+def test_each_misconception_names_a_cell_that_is_there() -> None:
+    cures = re.findall(r"^\| \".*\{cell\}`([\w-]+): ([^`]+)`", GUIDE, re.MULTILINE)
+    assert len(cures) >= 10
+    for page, fragment in cures:
+        assert find_cell(page, fragment)
+    assert len(cures) == len(re.findall(r"^\| \"", GUIDE, re.MULTILINE))
+
+
+def test_the_guide_links_every_deck() -> None:
+    decks = [path.stem for path in NOTEBOOKS if '"slide_type": "slide"' in path.read_text(encoding="utf-8")]
+    assert re.findall(r'href="../slides/([\w-]+)\.html"', GUIDE) == sorted(decks, key=teaching.objectives(ROOT).index)

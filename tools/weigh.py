@@ -1,0 +1,78 @@
+"""What a reader's browser loads for each page: `make weigh` prints a table of requests and bytes.
+
+A page is opened with an empty cache and scrolled to its end, so that everything counts which it loads without being
+asked. Bytes are those of the files, as a host that compresses nothing sends them.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+from playwright.sync_api import Browser, Request, Response, sync_playwright
+
+from tools.browser import ARGUMENTS, Quiet, chromium
+
+SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
+SCROLL = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += 600) {
+    scrollTo({top: y, behavior: "instant"});
+    await new Promise(requestAnimationFrame);
+  }
+}"""
+
+
+class Visit(NamedTuple):
+    """What happened while a page was read."""
+
+    requests: list[str]
+    failed: list[str]
+    errors: list[str]
+    bytes: int
+
+
+def visit(browser: Browser, url: str, **options: object) -> Visit:
+    """Open a page in a new window, read it to its end, and say what it asked for."""
+    context = browser.new_context(service_workers="block", **options)  # type: ignore[arg-type]
+    page = context.new_page()
+    requests: list[Request] = []
+    responses: list[Response] = []
+    failed, errors = [], []
+    page.on("request", lambda request: requests.append(request))
+    page.on("response", lambda response: responses.append(response))
+    page.on("requestfailed", lambda request: failed.append(f"{request.url}: {request.failure}"))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(url)
+    page.evaluate(SCROLL)
+    page.wait_for_load_state("networkidle")
+    failed += [f"{response.url}: {response.status}" for response in responses if response.status >= 400]
+    size = sum(len(response.body()) for response in responses if response.ok)
+    context.close()
+    return Visit([request.url for request in requests if request.url.startswith("http")], failed, errors, size)
+
+
+def pages(site: Path = SITE) -> list[str]:
+    """The pages of a built site, relative to its root."""
+    found = (path.relative_to(site).as_posix() for path in [*site.glob("*.html"), *site.glob("book/*.html")])
+    return sorted(set(found) - {"index.html"})  # that one leads on to the first
+
+
+def main() -> None:
+    host = functools.partial(Quiet, directory=str(SITE))
+    with ThreadingHTTPServer(("127.0.0.1", 0), host) as server, sync_playwright() as playwright:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        print(f"{'page':32}{'requests':>10}{'bytes':>12}")
+        for page in pages():
+            seen = visit(browser, f"http://127.0.0.1:{server.server_port}/{page}")
+            print(f"{page:32}{len(seen.requests):>10}{seen.bytes:>12,}")
+        browser.close()
+        server.shutdown()
+
+
+if __name__ == "__main__":
+    main()
