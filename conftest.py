@@ -43,9 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=MISSING[what]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium without the internet; tests that take it are skipped where it can't be had."""
+    """Chromium without the internet; tests that take it are skipped where it can't be had.
+
+    Playwright keeps an event loop in this thread, so that it must be gone when tests of other modules start theirs.
+    """
     if (path := chromium()) is None:
         pytest.skip("needs Chromium: apt install chromium")
     with sync_playwright() as playwright:
