@@ -22,7 +22,7 @@ from mixerkey import Key, decrypt_images, encrypt_images, encrypt_model, load_pr
 from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import partly_wrong, predict
-from tools.lab import LAB, PHOTOS, find_node, photo, run_node
+from tools.lab import COUNTS, LAB, PHOTOS, find_node, photo, run_node
 
 in_node = pytest.mark.skipif(find_node() is None, reason="needs Node.js, which the group pages brings")
 WEIGHTS = ROOT / "mixerkey" / "weights"
@@ -218,7 +218,7 @@ def test_the_measured_table_is_whole() -> None:
     """Written by `tools/lab.py measure`; the page's text calls 100 ciphertexts enough for M = 4."""
     with (LAB / "measured.csv").open() as stream:
         rows = {(row["M"], row["ciphertexts"]): row for row in csv.DictReader(stream)}
-    assert {M for M, _ in rows} == {"2", "4", "8"}
+    assert set(rows) == {(str(M), str(n)) for M, counts in COUNTS.items() for n in counts}
     assert int(rows["4", "100"]["whole key found"]) >= 0.9 * int(rows["4", "100"]["keys tried"])
 
 
@@ -424,6 +424,7 @@ def test_the_whole_journey_by_keyboard(page: Page) -> None:
     expect(page.locator("#lab-pair-0 strong")).to_contain_text("automobile")
     expect(page.locator("#lab-pair-3 strong")).to_have_text(page.locator("#lab-pair-0 strong").inner_text())
     expect(page.locator("#lab-answers-said")).to_contain_text("Plain image, plain model: automobile")
+    expect(page.locator("#lab-answers")).to_be_focused()
     tab_to(page, "#lab-images")
     page.keyboard.press("Home")
     expect(page.locator("#lab-images-count")).to_have_text("1")
