@@ -182,6 +182,9 @@ def test_students_get_neither_solutions_nor_hidden_tests(built: Path, name: str)
     assert HIDDEN not in everything
     assert "SOLUTION" not in everything
     assert "MARK SCHEME" not in everything
+    for cell in student_version(built, name).cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id", "").endswith("-hidden"):  # what it is about, no more
+            assert re.fullmatch("# Hidden tests, .*", cell.source.strip())
     teacher = nbformat.read(built / f"{name}-instructor.ipynb", as_version=4)
     assert teacher == source(name)
 
