@@ -1,7 +1,7 @@
 """How long does a class wait? Run times of the notebooks, of `make book`, and of an installation without a network.
 
-    python experiments/classroom.py               the notebooks and the book
-    python experiments/classroom.py wheelhouse    the installation too; 10 GB of disk for its time, deleted after
+    python -m experiments.classroom               the notebooks and the book
+    python -m experiments.classroom wheelhouse    the installation too; 10 GB of disk for its time, deleted after
 
 Use a quiet machine. The notebooks run in a temporary folder and are not changed; those that need CIFAR-10 find it as
 `mixerkey.data.load_cifar10` says. The receipt is read by the teacher's guide.
@@ -18,7 +18,7 @@ import time
 import venv
 from collections.abc import Callable
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +28,7 @@ from nbclient import NotebookClient
 
 from mixerkey.evaluation import read_json, write_json
 from mixerkey.training import processor, versions
+from tools.browser import Quiet
 
 ROOT = Path(__file__).parent.parent
 RECEIPT = ROOT / "mixerkey" / "receipts" / "classroom.json"
@@ -53,7 +54,7 @@ def build_book(python: str) -> None:
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "book"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "_build", "runs", "__pycache__"))
-        build = [python, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going", "--quiet"]
+        build = [str(Path(python).with_name("jupyter-book")), "build", ".", "-W", "-n", "--keep-going", "--quiet"]
         subprocess.run(build, cwd=copy, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -69,7 +70,7 @@ def install(python: str) -> dict:
         wheelhouse, student = Path(folder) / "wheelhouse", Path(folder) / "student"
         fill = [python, *pip, "wheel", "-w", str(wheelhouse), "-c", "constraints.txt", ".[book,service]"]
         filling = seconds(lambda: subprocess.run([*fill, "--group", "lab"], cwd=ROOT, check=True))
-        handler = partial(SimpleHTTPRequestHandler, directory=str(wheelhouse))
+        handler = partial(Quiet, directory=str(wheelhouse))
         with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             venv.create(student, with_pip=True)
