@@ -160,6 +160,8 @@ def test_paper_shows_the_text_alone_with_everything_open(browser: Browser, site:
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
         for furniture in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".bd-footer"):
-            assert page.locator(furniture).evaluate_all("all => all.every((e) => !e.offsetParent && !e.offsetHeight)")
+            hidden = "all => all.length && all.every((e) => !e.offsetParent && !e.offsetHeight)"
+            assert page.locator(furniture).evaluate_all(hidden), furniture
         folded = page.locator("main details:not([open]), main .toggle-hidden > :not(.admonition-title)")
+        assert page.locator("main details, main .toggle-hidden").count() >= 3
         assert folded.evaluate_all("all => all.filter((e) => !e.offsetHeight).map((e) => e.className)") == []

@@ -54,4 +54,4 @@ def test_every_image_has_alt_text(pages: dict[Path, Page]) -> None:
     for path, page in pages.items():
         for image in page.images:
             named = "logo__image" in (image.get("class") or "")  # the book's name stands beside it
-            assert named or image.get("alt"), f"{path.name}: {image.get('src')}"
+            assert named or (image.get("alt") or "").strip(), f"{path.name}: {image.get('src')}"

@@ -105,10 +105,10 @@ def deck(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterato
     page.on("response", lambda response: errors.append(response.url) if response.status >= 400 else None)
     page.goto(f"{site}slides/{request.param}.html", wait_until="load")
     page.wait_for_function("Reveal.isReady()")
-    assert [url for url in asked if not url.startswith((site, "data:"))] == []
-    assert errors == []
     yield page
     page.close()
+    assert [url for url in asked if not url.startswith((site, "data:"))] == []
+    assert errors == []
 
 
 def test_a_deck_shows_every_slide_whole_by_the_arrow_key(deck: Page) -> None:
