@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from mixerkey.data import cifar10_available
-from tools.browser import ARGUMENTS, Quiet, chromium
+from tools.browser import ARGUMENTS, chromium, serve
 
 ROOT = Path(__file__).parent
 
@@ -65,7 +62,5 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("the book is not built: run make book")
     host = tmp_path_factory.mktemp("host")
     shutil.copytree(built, host / "some" / "folder")
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(host))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/some/folder/"
-        server.shutdown()
+    with serve(host) as address:
+        yield f"{address}some/folder/"

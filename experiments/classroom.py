@@ -13,12 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import venv
 from collections.abc import Callable
 from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +26,7 @@ from nbclient import NotebookClient
 
 from mixerkey.evaluation import read_json, write_json
 from mixerkey.training import processor, versions
-from tools.browser import Quiet
+from tools.browser import serve
 
 ROOT = Path(__file__).parent.parent
 RECEIPT = ROOT / "mixerkey" / "receipts" / "classroom.json"
@@ -70,14 +68,11 @@ def install(python: str) -> dict:
         wheelhouse, student = Path(folder) / "wheelhouse", Path(folder) / "student"
         fill = [python, *pip, "wheel", "-w", str(wheelhouse), "-c", "constraints.txt", ".[book,service]"]
         filling = seconds(lambda: subprocess.run([*fill, "--group", "lab"], cwd=ROOT, check=True))
-        handler = partial(Quiet, directory=str(wheelhouse))
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        with serve(wheelhouse) as address:
             venv.create(student, with_pip=True)
-            source = ["--no-index", "--find-links", f"http://127.0.0.1:{server.server_port}/"]
+            source = ["--no-index", "--find-links", address]
             take = [str(student / "bin" / "python"), *pip, "install", "--no-cache-dir", *source, *WHAT]
             installing = seconds(lambda: subprocess.run(take, check=True))
-            server.shutdown()
         return {
             "wheels": len(list(wheelhouse.glob("*.whl"))),
             "wheelhouse_bytes": size(wheelhouse),

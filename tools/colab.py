@@ -31,8 +31,8 @@ def install_line(notebook: NotebookNode, source: str) -> str:
         notebook: the chapter; what its metadata lists under mixerkey.extras is installed too.
         source: what pip installs from: ``git+URL@COMMIT``, or the URL of a wheel.
     """
-    extras = notebook.metadata.get("mixerkey", {}).get("extras", [])
-    return f'%pip install --quiet "mixerkey{[*extras] if extras else ""} @ {source}"'.replace("'", "")
+    extras = ", ".join(notebook.metadata.get("mixerkey", {}).get("extras", []))
+    return f'%pip install --quiet "mixerkey{f"[{extras}]" if extras else ""} @ {source}"'
 
 
 def colab_copy(notebook: NotebookNode, source: str) -> NotebookNode:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
-import threading
 from html import escape
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tools.browser import ARGUMENTS, Quiet, chromium
+from tools.browser import ARGUMENTS, chromium, serve
 from tools.site import COMMIT, ROOT, VERSION, changed
 
 PDF = ROOT / "_build" / "the-mixer-key.pdf"
@@ -50,14 +47,12 @@ def main() -> None:
     subprocess.run([book, "build", ".", "-W", "-n", "--quiet", "--builder", "singlehtml"], cwd=ROOT, check=True)
     single = ROOT / "_build" / "singlehtml"
     (single / "book" / "welcome.html").replace(single / "index.html")  # its links are relative to the root
-    host = functools.partial(Quiet, directory=str(single))
     if (path := chromium()) is None:
         raise SystemExit("The book is printed with Chromium: apt install chromium")
-    with ThreadingHTTPServer(("127.0.0.1", 0), host) as server, sync_playwright() as playwright:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve(single) as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         page = browser.new_page(color_scheme="light")
-        page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="load")
+        page.goto(site, wait_until="load")
         page.add_style_tag(content=STYLE)
         page.evaluate(PREPARE, title_page())
         margin = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
@@ -74,7 +69,6 @@ def main() -> None:
             tagged=True,
         )
         browser.close()
-        server.shutdown()
     print(f"The book is printed: {PDF.relative_to(ROOT)}, {PDF.stat().st_size / 1e6:.1f} MB")
 
 

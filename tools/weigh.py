@@ -6,15 +6,12 @@ asked. Bytes are those of the files, as a host that compresses nothing sends the
 
 from __future__ import annotations
 
-import functools
-import threading
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 from playwright.sync_api import Browser, Request, Response, sync_playwright
 
-from tools.browser import ARGUMENTS, Quiet, chromium
+from tools.browser import ARGUMENTS, chromium, serve
 
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
 SCROLL = """async () => {
@@ -62,16 +59,13 @@ def pages(site: Path = SITE) -> list[str]:
 
 
 def main() -> None:
-    host = functools.partial(Quiet, directory=str(SITE))
-    with ThreadingHTTPServer(("127.0.0.1", 0), host) as server, sync_playwright() as playwright:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve(SITE) as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         print(f"{'page':32}{'requests':>10}{'bytes':>12}")
         for page in pages():
-            seen = visit(browser, f"http://127.0.0.1:{server.server_port}/{page}")
+            seen = visit(browser, f"{site}{page}")
             print(f"{page:32}{len(seen.requests):>10}{seen.bytes:>12,}")
         browser.close()
-        server.shutdown()
 
 
 if __name__ == "__main__":
