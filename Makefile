@@ -47,7 +47,7 @@ links: .venv/pages node_modules/.package-lock.json
 	$(BIN)/jupyter-book build . --builder linkcheck
 
 bench: .venv/test
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m mixerkey.experiments.speed
 
 assignments: .venv/test
 	$(BIN)/python -m assignments build

@@ -1,5 +1,6 @@
 """How long does a class wait? Run times of the notebooks, of `make book`, and of an installation without a network.
 
+
     python -m experiments.classroom               the notebooks and the book
     python -m experiments.classroom wheelhouse    the installation too; 10 GB of disk for its time, deleted after
 
@@ -24,8 +25,7 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 
-from mixerkey.evaluation import read_json, write_json
-from mixerkey.training import processor, versions
+from mixerkey.receipts import processor, read_json, versions, write_json
 from tools.browser import serve
 
 ROOT = Path(__file__).parent.parent

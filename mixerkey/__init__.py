@@ -4,7 +4,7 @@ from mixerkey.cipher import decrypt_images, encrypt_images, normalize
 from mixerkey.convmixer import ConvMixer, load_pretrained
 from mixerkey.embedding import decrypt_model, encrypt_model, patch_matrix, set_patch_matrix
 from mixerkey.evaluation import accuracy, key_space_bits
-from mixerkey.key import Key, SignedPermutation
+from mixerkey.keys import Key, SignedPermutation
 
 __all__ = [
     "ConvMixer",

@@ -16,9 +16,10 @@ import torch.distributed as dist
 
 from mixerkey.convmixer import PRETRAINED, ConvMixer, save_model
 from mixerkey.data import DataUnavailable, load_cifar10, load_digits
-from mixerkey.evaluation import accuracy, write_json
-from mixerkey.experiments import report, reproduce
-from mixerkey.service.commands import add_commands
+from mixerkey.evaluation import accuracy
+from mixerkey.experiments.paper import report, reproduce
+from mixerkey.parties.commands import add_commands
+from mixerkey.receipts import write_json
 from mixerkey.training import DIGITS, FAST, PAPER, train
 
 RECIPES = {"digits": {"fast": DIGITS}, "cifar10": {"fast": FAST, "paper": PAPER}}
@@ -83,7 +84,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         receipt = reproduce(options.name, options.out, only=options.only)
         if _first():
             if options.only is None:
-                write_json(options.out / "experiments.json", receipt)
+                write_json(options.out / "paper.json", receipt)
             print(report(receipt))
     return 0
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixerkey.blocks import integrate, segment
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 
 
 def encrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:

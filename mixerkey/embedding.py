@@ -8,7 +8,7 @@ from typing import TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from copy import deepcopy
-from math import comb, factorial, log2, sqrt
+from math import comb, factorial, log2
 from pathlib import Path
 
 import torch
@@ -17,7 +15,8 @@ from tqdm import tqdm
 from mixerkey.cipher import encrypt_images, normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import fast_forward
-from mixerkey.key import Key, SignedPermutation, block_size
+from mixerkey.keys import Key, SignedPermutation, block_size
+from mixerkey.receipts import read_json, write_json
 
 
 def predict(
@@ -177,26 +176,6 @@ def sweep(
     return [everything[i] for i in range(len(keys))]
 
 
-def read_json(path: Path) -> dict:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file so that a kill leaves the old one or the new one, never half of one.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_json(Path(folder) / "a.json", {"b": 1})
-    ...     read_json(Path(folder) / "a.json")
-    {'b': 1}
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def partly_wrong(key: Key, positions: int, signs: int, generator: torch.Generator) -> Key:
     """A key that differs from `key` in exactly as many positions and signs, chosen at random.
 
@@ -243,46 +222,6 @@ def confusion(labels: Tensor, classes: Tensor, num_classes: int) -> Tensor:
             [0, 1]])
     """
     return torch.bincount(labels * num_classes + classes, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def confidence_interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a proportion (Wilson, 1927): the accuracy on all images like these.
-
-    Args:
-        right: how many were right.
-        total: of how many.
-
-    Raises:
-        ValueError: not 0 <= right <= total, or no trial.
-
-    >>> [round(bound, 4) for bound in confidence_interval(9046, 10_000)]
-    [0.8987, 0.9102]
-    """
-    if not 0 <= right <= total or total == 0:
-        raise ValueError(f"need 0 <= right <= total and at least one trial; got {right} of {total}")
-    z = 1.959964  # of the normal distribution, two-sided
-    share = right / total
-    middle = share + z**2 / (2 * total)
-    half = z * sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return (middle - half) / (1 + z**2 / total), (middle + half) / (1 + z**2 / total)
-
-
-def box_plot(values: Tensor) -> dict[str, float]:
-    """The five numbers of a box plot by the rule of Fig. 5: whiskers end at the most extreme values within 1.5 IQR.
-
-    Args:
-        values: real (N,), N > 0.
-
-    Returns:
-        low whisker, Q1, median, Q3, high whisker; what lies outside the whiskers is an outlier.
-
-    >>> box_plot(torch.tensor([1.0, 2, 3, 4, 5, 100]))
-    {'low': 1.0, 'Q1': 2.25, 'median': 3.5, 'Q3': 4.75, 'high': 5.0}
-    """
-    values = values.double()
-    q1, median, q3 = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-    inside = values[(values >= q1 - 1.5 * (q3 - q1)) & (values <= q3 + 1.5 * (q3 - q1))]
-    return {"low": inside.min().item(), "Q1": q1, "median": median, "Q3": q3, "high": inside.max().item()}
 
 
 def key_space_bits(patch_size: int, channels: int) -> float:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mixerkey.cipher import normalize
-from mixerkey.convmixer import PRETRAINED, ConvMixer
+from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import fast_forward
+from mixerkey.receipts import processor, versions, weights_digest
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
 
@@ -286,30 +283,6 @@ def _cpu_has_bfloat16() -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes, for receipts.
-
-    >>> sorted(versions())
-    ['numpy', 'python', 'torch']
-    """
-    return {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()}
-
-
-def processor(device: torch.device) -> str:
-    """The name of what computes there, for receipts: GPU, or CPU and number of threads.
-
-    >>> "threads" in processor(torch.device("cpu"))
-    True
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    if (cpuinfo := Path("/proc/cpuinfo")).exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -392,36 +365,3 @@ def cutmix(x: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tenso
     mixed[:, :, rows, columns] = x.roll(1, 0)[:, :, rows, columns]
     replaced = (rows.stop - rows.start) * (columns.stop - columns.start) / (H * W)
     return mixed, (1 - replaced) * target + replaced * target.roll(1, 0)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over all weights and buffers, by name: the identity of a trained network.
-
-    >>> model = ConvMixer(8, 1)
-    >>> weights_digest(model) == weights_digest(deepcopy(model))
-    True
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def load_receipt(name: str) -> dict:
-    """A receipt that comes with the package.
-
-    Args:
-        name: a pretrained network, for what `train` returned when it was made, or an experiment: "experiments" for
-            what `mixerkey.experiments.reproduce` returned on CIFAR-10, or what a script of ``experiments/`` or
-            ``benchmarks/`` wrote, such as "ciphertext-only".
-
-    Raises:
-        FileNotFoundError: there is no receipt of that name.
-
-    >>> load_receipt("digits")["network"]["patch_size"]
-    2
-    >>> load_receipt("experiments")["key_space_bits"]
-    247.82
-    """
-    folder = "weights" if name in PRETRAINED else "receipts"
-    return json.loads((files("mixerkey") / folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import encrypt_images, normalize
 from mixerkey.embedding import patch_matrix, set_patch_matrix
-from mixerkey.key import SignedPermutation, block_size
+from mixerkey.keys import SignedPermutation, block_size
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -149,7 +149,7 @@ def mix_model(model: Model, Q: Tensor) -> Model:
 def add_noise(x: Tensor, levels: float, generator: torch.Generator) -> Tensor:
     """Gaussian noise before encryption, so that the same picture is never sent twice alike.
 
-    The price is accuracy; see the receipt of ``experiments/defences.py``.
+    The price is accuracy; see the receipt of ``mixerkey/experiments/schemes.py``.
 
     Args:
         x: uint8 images.

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixerkey import Key, encrypt_model, load_pretrained
-from mixerkey.service.files import ModelCard, save_encrypted
+from mixerkey.parties.trainer import ModelCard, save_encrypted
 
 ID, OTHER = "00d1f2e3a4b5c6d7", "8899aabbccddeeff"
 KEY, WRONG = Key.from_seed(1, 2, 1), Key.from_seed(2, 2, 1)

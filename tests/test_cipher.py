@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixerkey import Key, SignedPermutation, decrypt_images, encrypt_images, normalize
 from mixerkey.blocks import integrate, segment
-from mixerkey.key import block_size
+from mixerkey.keys import block_size
 
 
 @given(data=st.data(), key=keys())

@@ -43,7 +43,10 @@ def test_numbers_are_those_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tests": ["tests/test_key.py::test_that_was_renamed"]}, "there is no test tests/test_key.py::test_that_was"),
+        (
+            {"tests": ["tests/test_keys.py::test_that_was_renamed"]},
+            "there is no test tests/test_keys.py::test_that_was",
+        ),
         ({"tests": ["tests/test_gone.py::test_group_laws"]}, "there is no test tests/test_gone.py"),
         ({"tests": []}, "without a test and a page it is open"),
         ({"page": ""}, "without a test and a page it is open"),
@@ -69,7 +72,7 @@ def test_another_receipt_makes_page_and_cells_drift(
 
     def other(file: str) -> dict:
         receipt = read(file)
-        if file == "receipts/experiments.json":
+        if file == "receipts/paper.json":
             receipt["experiments"]["table 1"]["result"]["baseline"] -= 1
         return receipt
 

@@ -13,7 +13,7 @@ from conftest import needs_cifar10
 from mixerkey import Key, accuracy, encrypt_model, key_space_bits, load_pretrained
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import predict
-from mixerkey.training import load_receipt, weights_digest
+from mixerkey.receipts import load_receipt, weights_digest
 
 
 def test_key_space_is_247_82_bits_not_the_printed_543_8() -> None:

@@ -20,8 +20,8 @@ from conftest import needs_cifar10
 from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrained
 from mixerkey.__main__ import main
 from mixerkey.data import load_cifar10, load_digits
-from mixerkey.evaluation import box_plot, classify, confidence_interval, confusion, partly_wrong, predict, sweep
-from mixerkey.experiments import (
+from mixerkey.evaluation import classify, confusion, partly_wrong, predict, sweep
+from mixerkey.experiments.paper import (
     SMALL,
     block_sizes,
     conventional_route,
@@ -30,7 +30,7 @@ from mixerkey.experiments import (
     reproduce,
     single_steps,
 )
-from mixerkey.training import load_receipt, weights_digest
+from mixerkey.receipts import box_plot, confidence_interval, load_receipt, weights_digest
 
 KEY = Key.from_seed(0, 2, 1)
 
@@ -211,7 +211,7 @@ def test_reproduce_on_digits_tries_every_key_and_prints_what_it_found(
     command = ["reproduce", "digits", "--out", str(tmp_path)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    receipt = json.loads((tmp_path / "experiments.json").read_text())
+    receipt = json.loads((tmp_path / "paper.json").read_text())
     found = {title: entry["result"] for title, entry in receipt["experiments"].items()}
     assert len(found["wrong keys"]) == 143
     assert found["table 1"]["same class"] == found["table 1"]["images"] == 360
@@ -235,7 +235,7 @@ def test_reproduce_refuses_what_it_does_not_know_and_results_of_other_weights(tm
 
 
 def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> None:
-    receipt = load_receipt("experiments")
+    receipt = load_receipt("paper")
     assert receipt["weights_sha256"] == weights_digest(load_pretrained("cifar10"))
     found = {title: entry["result"] for title, entry in receipt["experiments"].items()}
     assert set(found) == {
@@ -260,7 +260,7 @@ def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> 
 @needs_cifar10
 def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
     """Fig. 5: every number of the receipt can be had again; three of the hundred are, here."""
-    receipt = load_receipt("experiments")
+    receipt = load_receipt("paper")
     images, labels = load_cifar10("test")
     locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
     first = receipt["wrong_key_seeds"][0]
@@ -273,7 +273,7 @@ def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
 def test_table_1_of_the_receipt_is_recomputed_exactly_on_part_of_the_images() -> None:
     """Table 1, last row: plain images under the encrypted model."""
     images, labels = load_cifar10("test")
-    receipt = load_receipt("experiments")
+    receipt = load_receipt("paper")
     locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
     right = int((classify(locked, images) == labels).sum())
     assert right == receipt["experiments"]["table 1"]["result"]["encrypted model, plain images"]

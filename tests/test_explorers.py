@@ -18,9 +18,7 @@ from mixerkey import Key, SignedPermutation, accuracy, encrypt_images, encrypt_m
 from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.attacks.challenge import photo_tiles
 from mixerkey.cipher import decrypt_images
-from mixerkey.data import load_digits, load_photos
-from mixerkey.evaluation import classify, partly_wrong
-from mixerkey.explorers import (
+from mixerkey.classroom.explorers import (
     SIDE,
     Explorer,
     attackers_console,
@@ -29,6 +27,8 @@ from mixerkey.explorers import (
     file_content,
     wrong_fraction,
 )
+from mixerkey.data import load_digits, load_photos
+from mixerkey.evaluation import classify, partly_wrong
 
 PICTURE = load_photos()["flower"][:, :64, :72]  # (3, 64, 72)
 KEY = Key.from_seed(3, 4, 3)
@@ -87,7 +87,7 @@ def test_each_prints_the_same_whatever_its_key(every_explorer: dict[str, Explore
 
 
 def test_the_package_needs_no_widgets() -> None:
-    code = "import mixerkey, mixerkey.attacks, mixerkey.figures, sys; sys.exit('ipywidgets' in sys.modules)"
+    code = "import mixerkey, mixerkey.attacks, mixerkey.classroom.figures, sys; sys.exit('ipywidgets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -21,7 +21,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from mixerkey import figures
+from mixerkey.classroom import figures
 from tools import art, dark
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +104,7 @@ def test_every_colour_of_the_palette_is_readable_on_the_paper(theme: str) -> Non
 
 def test_the_environment_chooses_the_dark_palette() -> None:
     command = (
-        "from matplotlib.colors import to_hex; from mixerkey import figures as f; "
+        "from matplotlib.colors import to_hex; from mixerkey.classroom import figures as f; "
         "print(f.INK, f.PAPER, to_hex(f.SIGNS(0.5)), f.BLUE)"
     )
     run = subprocess.run(

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from mixerkey import Key, decrypt_images, encrypt_images, normalize
 from mixerkey.blocks import segment
-from mixerkey.evaluation import box_plot
-from mixerkey.training import load_receipt
+from mixerkey.receipts import box_plot, load_receipt
 
 CHAPTERS = {
     "patch": "patch-embedding",
@@ -157,7 +156,7 @@ def test_the_proof_multiplies_every_entry(figure: Open) -> None:
 
 def test_fig_5_names_the_key_of_each_point(figure: Open) -> None:
     page = figure("keys")
-    receipt = load_receipt("experiments")
+    receipt = load_receipt("paper")
     images = receipt["experiments"]["table 1"]["result"]["images"]
     first, last = receipt["wrong_key_seeds"]
     right = dict(zip(range(first, last + 1), receipt["experiments"]["wrong keys"]["result"], strict=True))

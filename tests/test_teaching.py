@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixerkey.training import load_receipt
+from mixerkey.receipts import load_receipt
 from tools import teaching
 from tools.claims import find_cell
 

@@ -19,7 +19,8 @@ from mixerkey import ConvMixer, accuracy
 from mixerkey.__main__ import RECIPES, main
 from mixerkey.convmixer import load_model
 from mixerkey.data import load_digits
-from mixerkey.training import DIGITS, PAPER, Recipe, augment, cutmix, learning_rate, load_receipt, train, weights_digest
+from mixerkey.receipts import load_receipt, weights_digest
+from mixerkey.training import DIGITS, PAPER, Recipe, augment, cutmix, learning_rate, train
 
 FULL = Recipe(
     epochs=3, batch_size=64, peak_lr=0.01, crop=1, flip=True, cutout=2, cutmix=0.9, average=0.99, dtype="bfloat16"

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained, normalize, patch_matrix
+from mixerkey.classroom.figures import BLUE, INK, LIGHT, PAPER, SIGNS, VERMILION, set_style
 from mixerkey.data import load_digits
-from mixerkey.figures import BLUE, INK, LIGHT, PAPER, SIGNS, VERMILION, set_style
 
 ROOT = Path(__file__).parent.parent
 DIGIT, COLUMNS = 5, 13  # which test image; how many columns of E are shown

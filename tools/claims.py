@@ -42,7 +42,7 @@ def read(file: str) -> dict:
 
 def numbers() -> dict[str, float | str]:
     """What the entries may quote, by name; all of it is computed from receipts or by a formula of the paper."""
-    training, found = read("weights/cifar10.json"), read("receipts/experiments.json")
+    training, found = read("weights/cifar10.json"), read("receipts/paper.json")
     results = {title: entry["result"] for title, entry in found["experiments"].items()}
     table, wrong, p_b = results["table 1"], results["wrong keys"], 48
     d, L, k, P, C = (training["network"][name] for name in ("dim", "depth", "kernel_size", "patch_size", "in_channels"))
@@ -127,7 +127,7 @@ def functions(file: str) -> set[str]:
 
 
 def has_test(test: str) -> bool:
-    """Whether a pytest node id such as tests/test_key.py::test_group_laws names a function that is there."""
+    """Whether a pytest node id such as tests/test_keys.py::test_group_laws names a function that is there."""
     file, _, function = test.partition("::")
     return function in functions(file)
 

@@ -38,7 +38,7 @@ def scripts() -> Iterator[Path]:
     """A folder with the lab's modules and the cipher where the site has them."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(LAB, Path(folder) / "lab")
-        shutil.copy(ROOT / "mixerkey" / "service" / "page" / "cipher.js", folder)
+        shutil.copy(ROOT / "mixerkey" / "parties" / "page" / "cipher.js", folder)
         (Path(folder) / "package.json").write_text('{"type": "module"}')
         yield Path(folder)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.cipher import encrypt_images
 from mixerkey.data import load_photos
-from mixerkey.key import Key, SignedPermutation
+from mixerkey.keys import Key, SignedPermutation
 
 SIDE = 32  # of the tiles, in pixels
 

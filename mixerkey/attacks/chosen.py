@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.blocks import integrate, segment
-from mixerkey.key import SignedPermutation, block_size
+from mixerkey.keys import SignedPermutation, block_size
 
 HALF = 128  # a pixel and its flip are p and 255 - p: 128 pairs that can be told apart
 

@@ -24,7 +24,7 @@ from mixerkey.attacks.statistics import (
     image_moments,
 )
 from mixerkey.cipher import decrypt_images
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 
 GROUPS = 10  # of images, to see by how much the evidence varies
 DOUBT = 0.001  # significance level

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.evaluation import key_space_bits
-from mixerkey.key import Key
+from mixerkey.keys import Key
 
 LIMIT = 10**6  # keys
 

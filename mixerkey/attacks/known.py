@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixerkey.attacks.recovery import Recovery, as_key, exchanges
 from mixerkey.blocks import segment
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 
 CHUNK = 256  # blocks compared at a time
 

@@ -16,7 +16,7 @@ from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.embedding import patch_matrix
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 
 SHARPNESS = 3  # power of a filter's response; at 2 to 4 the leading eigenvector is brightness
 CLOSE = 0.02  # a relative that fits worse by less than this is not ruled out

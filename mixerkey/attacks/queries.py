@@ -17,7 +17,7 @@ from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import fast_forward
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 
 SINKHORN = 10  # normalisations of rows and columns
 

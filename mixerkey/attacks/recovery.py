@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from mixerkey.key import Key, SignedPermutation
+from mixerkey.keys import Key, SignedPermutation
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
-from mixerkey.key import block_size
+from mixerkey.keys import block_size
 
 CHUNK = 256  # images at a time
 CONTRASTS = 6  # levels of contrast: a standard deviation below 2, 4, 8, 16, 32 grey levels, or more

@@ -13,7 +13,7 @@ from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.attacks.statistics import CHUNK, ImageStatistics, Moments, image_statistics, naturalness
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
-from mixerkey.key import SignedPermutation
+from mixerkey.keys import SignedPermutation
 from mixerkey.variants import encrypt_patches, mix_blocks
 
 JUDGED = 100  # images are enough to tell a negative

@@ -25,7 +25,7 @@ export function openKey(text, channels) {
   return key;
 }
 
-/** As mixerkey.key: SHA-256 of the document as Python's json.dumps(…, sort_keys=True) writes it. */
+/** As mixerkey.keys: SHA-256 of the document as Python's json.dumps(…, sort_keys=True) writes it. */
 function checksum({ channels, flips, format, patch_size: M, permutation, version }) {
   return sha256(`{"channels": ${channels}, "flips": [${flips.join(", ")}], "format": "${format}", "patch_size": ${M}, ` +
     `"permutation": [${permutation.join(", ")}], "version": ${version}}`);

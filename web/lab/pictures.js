@@ -1,5 +1,5 @@
 // Pictures as bytes in the order (channel, row, column), and back onto a canvas; all in memory.
-const BLUE = [0, 114, 178], VERMILION = [213, 94, 0], WHITE = [255, 255, 255]; // mixerkey.figures
+const BLUE = [0, 114, 178], VERMILION = [213, 94, 0], WHITE = [255, 255, 255]; // mixerkey.classroom.figures
 
 /** Draw bytes of that shape, colour or grey. */
 export function draw(canvas, pixels, [C, H, W]) {

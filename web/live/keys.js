@@ -26,7 +26,7 @@ class KeysFigure extends LiveFigure {
 
   async connectedCallback() {
     if (this.keys) return;
-    const receipt = await (await fetch(new URL("../experiments.json", import.meta.url))).json();
+    const receipt = await (await fetch(new URL("../paper.json", import.meta.url))).json();
     const images = receipt.experiments["table 1"].result.images, [first] = receipt.wrong_key_seeds;
     this.images = images;
     this.keys = receipt.experiments["wrong keys"].result.map((right, i) => ({ seed: first + i, right, share: right / images }));

@@ -18,7 +18,7 @@ HEADERS = {  # the page loads nothing from elsewhere and talks to nobody else
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-log = logging.getLogger("mixerkey.service")
+log = logging.getLogger("mixerkey.parties")
 
 
 class Gate:

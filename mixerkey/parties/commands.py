@@ -18,8 +18,8 @@ from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.convmixer import PRETRAINED, load_model, load_pretrained
 from mixerkey.data import CIFAR10_CLASSES, load_digits
 from mixerkey.embedding import encrypt_model
-from mixerkey.key import Key
-from mixerkey.service.files import (
+from mixerkey.keys import Key
+from mixerkey.parties.trainer import (
     ModelCard,
     load_encrypted,
     load_key_id,
@@ -166,7 +166,7 @@ def _decrypt(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from mixerkey.service.provider import Limits, serve
+    from mixerkey.parties.provider import Limits, serve
 
     limits = Limits(batch=options.batch, queue=options.queue, seconds=options.timeout)
     with suppress(KeyboardInterrupt):
@@ -174,7 +174,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _classify(options: argparse.Namespace) -> None:
-    from mixerkey.service.client import Client
+    from mixerkey.parties.client import Client
 
     key = Key.load(options.key)
     key_id = options.key_id

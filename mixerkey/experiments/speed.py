@@ -1,6 +1,6 @@
-"""How fast the package is, as ratios: ``python -m benchmarks`` times ours and named references in turn.
+"""How fast the package is, as ratios: ``python -m mixerkey.experiments.speed`` times ours and named references in turn.
 
-It prints one table, and writes it with the processor and the versions to ``mixerkey/receipts/benchmarks.json``, which
+It prints one table, and writes it with the processor and the versions to ``mixerkey/receipts/speed.json``, which
 the chapter on the fast ConvMixer quotes. Give it a quiet machine: other work on the same cores widens the range.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -20,13 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import mixerkey
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained, normalize
-from mixerkey.evaluation import sweep, write_json
+from mixerkey.evaluation import sweep
 from mixerkey.fast import _depthwise, fast_forward
-from mixerkey.training import processor, versions
+from mixerkey.receipts import RECEIPTS, processor, versions, write_json
 
-RECEIPT = Path(mixerkey.__file__).parent / "receipts" / "benchmarks.json"
+RECEIPT = RECEIPTS / "speed.json"
 PLAIN, PLAIN_BF16 = "convolutions, float32", "convolutions, bfloat16, channels last"
 POINTWISE = "pointwise convolution, float32"
 FAST, FAST_FP32 = "matrix products, bfloat16", "matrix products, float32"

@@ -3,7 +3,7 @@
 The last 5,000 of the 50,000 training images are the validation images; the test images are not touched. Finished runs
 are written, and a run that was killed goes on from its checkpoint.
 
-    python experiments/tuning.py
+    python -m mixerkey.experiments.tuning
 
 needs CIFAR-10 (MIXERKEY_DATA), and about twenty minutes of one core.
 """
@@ -11,15 +11,14 @@ needs CIFAR-10 (MIXERKEY_DATA), and about twenty minutes of one core.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from mixerkey import ConvMixer, accuracy
 from mixerkey.data import load_cifar10
-from mixerkey.evaluation import read_json, write_json
+from mixerkey.experiments import RUNS
+from mixerkey.receipts import RECEIPTS, read_json, write_json
 from mixerkey.training import FAST, train
 
-ROOT = Path(__file__).parent.parent
-RECEIPT = ROOT / "mixerkey" / "receipts" / "tuning.json"
+RECEIPT = RECEIPTS / "tuning.json"
 HELD_OUT = 5000
 CANDIDATES = {
     f"peak learning rate {rate}": replace(FAST, epochs=4, peak_lr=rate, average=0.99) for rate in (0.005, 0.01, 0.02)
@@ -39,7 +38,7 @@ def main() -> None:
                 recipe,
                 seed=0,
                 evaluate=lambda model: accuracy(model, images[-HELD_OUT:], labels[-HELD_OUT:]),
-                checkpoint=ROOT / "runs" / "tuning" / f"{recipe.peak_lr}.safetensors",
+                checkpoint=RUNS / "tuning" / f"{recipe.peak_lr}.safetensors",
             )
             write_json(RECEIPT, found)
         print(f"{name}: {found[name]['accuracy']:.2%} of the validation images")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from mixerkey.exercises import Checker, Value, check
-from mixerkey.exercises.checker import NOT_DONE
+from mixerkey.classroom.checks import Checker, Value, check
+from mixerkey.classroom.checks.checker import NOT_DONE
 from tools import stubs
 
 LEVELS = ("Recall", "Implement", "Investigate")

@@ -33,12 +33,12 @@ from mixerkey.attacks.challenge import photo_tiles
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.attacks.statistics import ImageStatistics
 from mixerkey.cipher import decrypt_images, encrypt_images
+from mixerkey.classroom.figures import show_images, show_matrix
 from mixerkey.convmixer import load_pretrained
 from mixerkey.data import load_digits, load_photos
 from mixerkey.embedding import encrypt_model, find_patch_embedding, patch_matrix
 from mixerkey.evaluation import accuracy, classify, partly_wrong
-from mixerkey.figures import show_images, show_matrix
-from mixerkey.key import Key, SignedPermutation
+from mixerkey.keys import Key, SignedPermutation
 
 SIDE = 96  # pixels of an uploaded picture, a multiple of every block size
 BLOCK_SIZES = (2, 4, 8, 16)

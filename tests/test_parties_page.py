@@ -16,7 +16,7 @@ from torch import Tensor
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
-from mixerkey.service.provider import PAGE
+from mixerkey.parties.provider import PAGE
 
 HEADERS = {"accept", "accept-language", "content-type", "key-id", "referer", "user-agent"}
 SAMPLES = [torch.tensor(s["pixels"], dtype=torch.uint8) for s in json.loads((PAGE / "samples.json").read_text())]

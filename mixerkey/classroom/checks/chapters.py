@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mixerkey.cipher import encrypt_images
-from mixerkey.evaluation import box_plot, confidence_interval
-from mixerkey.exercises.checker import Value, checker
-from mixerkey.key import Key, SignedPermutation
+from mixerkey.classroom.checks.checker import Value, checker
+from mixerkey.keys import Key, SignedPermutation
+from mixerkey.receipts import box_plot, confidence_interval
 
 BLOCKS = ((4, 3), (2, 3), (4, 1))  # (M, C)
 

@@ -21,13 +21,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from parties import ID, KEY, OTHER, PATIENCE, RAW, WRONG, Provider, lock
 from schemathesis import GenerationMode
-from test_service import ABUSE
+from test_parties import ABUSE
 from torch import Tensor
 
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
-from mixerkey.service.client import Client
+from mixerkey.parties.client import Client
 
 IMAGES, LABELS = load_digits("test")
 TOKEN = "a-token-for-the-classroom"

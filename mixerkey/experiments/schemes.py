@@ -5,7 +5,7 @@ how often it gives the whole key, and the median peak signal-to-noise ratio of 1
 exact image counts as 100 dB; an encrypted one has 8 to 10). Every finished trial is written, and a run that was killed
 goes on.
 
-    python experiments/defences.py
+    python -m mixerkey.experiments.schemes
 
 needs CIFAR-10 (MIXERKEY_DATA), and about ten minutes of one core. What depends on the victim network (accuracies) is
 measured anew when the network is another one; that takes two minutes.
@@ -49,8 +49,7 @@ from mixerkey.attacks.variants import pixels, unlock_patches, unmix
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
 from mixerkey.data import load_cifar10
-from mixerkey.evaluation import read_json, write_json
-from mixerkey.training import processor, versions, weights_digest
+from mixerkey.receipts import RECEIPTS, processor, read_json, versions, weights_digest, write_json
 from mixerkey.variants import (
     add_noise,
     encrypt_each,
@@ -61,7 +60,7 @@ from mixerkey.variants import (
     orthogonal_matrix,
 )
 
-RECEIPT = Path(__file__).parent.parent / "mixerkey" / "receipts" / "defences.json"
+RECEIPT = RECEIPTS / "schemes.json"
 COUNTS = (100, 1000, 10_000)
 JUDGED = 100  # secret images on which the decryption is judged
 TESTED = 1000  # test images on which an accuracy is measured

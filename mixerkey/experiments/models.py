@@ -4,7 +4,7 @@ The victim is the CIFAR-10 network of the package, encrypted. The attacker has t
 images; accuracies are measured on test images. Every finished trial is written, and a run that was killed goes on; the
 receipt of another victim is begun anew.
 
-    python experiments/model_attacks.py
+    python -m mixerkey.experiments.models
 
 needs CIFAR-10 (MIXERKEY_DATA), and about ten minutes of one core. The surrogate, three minutes of that, is trained once
 and kept in ``runs/``: it does not depend on the victim.
@@ -39,11 +39,11 @@ from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.model_only import brightness, mismatch, model_only, settle
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.data import load_cifar10
-from mixerkey.evaluation import read_json, write_json
-from mixerkey.training import Recipe, processor, train, versions, weights_digest
+from mixerkey.experiments import RUNS
+from mixerkey.receipts import RECEIPTS, processor, read_json, versions, weights_digest, write_json
+from mixerkey.training import Recipe, train
 
-ROOT = Path(__file__).parent.parent
-RECEIPT = ROOT / "mixerkey" / "receipts" / "model-attacks.json"
+RECEIPT = RECEIPTS / "models.json"
 SURROGATE = Recipe(epochs=3, batch_size=256, peak_lr=0.01, crop=4, flip=True, average=0.99, dtype="bfloat16")
 PUBLIC = 100  # plain images for `mismatch`
 SEEN = 10  # encrypted images, and labelled ones, for settling symmetries
@@ -55,7 +55,7 @@ TUNING = {"steps": 400, "batch_size": 50, "rate": 0.02}  # found on training ima
 
 def surrogate(images: Tensor, labels: Tensor) -> ConvMixer:
     """A shallow network that the attacker trains, with nothing of the victim's but the size of its embedding."""
-    checkpoint = ROOT / "runs" / "surrogate.safetensors"
+    checkpoint = RUNS / "surrogate.safetensors"
     network = ConvMixer(256, 2)
     return train(network, images, labels, SURROGATE, seed=1, evaluate=lambda _: 0.0, checkpoint=checkpoint)[0]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mixerkey.cipher import encrypt_images
-from mixerkey.key import SignedPermutation
-from mixerkey.service.files import ModelCard
+from mixerkey.keys import SignedPermutation
+from mixerkey.parties.trainer import ModelCard
 
 
 class ProviderError(RuntimeError):

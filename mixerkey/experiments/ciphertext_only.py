@@ -3,7 +3,7 @@
 Each cell of the experiment is a prior, a kind of encrypted images, a block size and a number of images; each trial has
 its own key and its own draw of test images. Every finished trial is written, and a run that was killed goes on.
 
-    python experiments/ciphertext_only.py
+    python -m mixerkey.experiments.ciphertext_only
 
 needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some ten minutes.
 """
@@ -26,11 +26,10 @@ from tqdm import tqdm
 from mixerkey import Key, encrypt_images
 from mixerkey.attacks import ImageStatistics, ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits, load_photos
-from mixerkey.evaluation import confidence_interval, read_json, write_json
-from mixerkey.key import block_size
-from mixerkey.training import processor, versions
+from mixerkey.keys import block_size
+from mixerkey.receipts import RECEIPTS, confidence_interval, processor, read_json, versions, write_json
 
-RECEIPT = Path(__file__).parent.parent / "mixerkey" / "receipts" / "ciphertext-only.json"
+RECEIPT = RECEIPTS / "ciphertext-only.json"
 FACTS = ("right positions", "right positions up to the order of channels", "right flips", "doubts", "score", "seconds")
 # (prior, encrypted images, M, number of images, trials). Trials are fewer where one takes seconds.
 CELLS = (

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from strategies import SHAPES, keys, signed_permutations
 
 from mixerkey import Key, SignedPermutation
-from mixerkey.key import KeyFileError
+from mixerkey.keys import KeyFileError
 
 
 @given(keys())

@@ -16,7 +16,7 @@ from torch import nn
 
 from mixerkey.convmixer import ConvMixer, load_model
 from mixerkey.embedding import encrypt_model
-from mixerkey.key import Key, SignedPermutation
+from mixerkey.keys import Key, SignedPermutation
 
 KEY_ID = "[0-9a-f]{16}"
 Model = TypeVar("Model", bound=nn.Module)

@@ -18,19 +18,10 @@ from mixerkey.cipher import encrypt_images
 from mixerkey.convmixer import ConvMixer, Residual, load_pretrained
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.embedding import encrypt_model
-from mixerkey.evaluation import (
-    box_plot,
-    classify,
-    confidence_interval,
-    confusion,
-    key_space_bits,
-    partly_wrong,
-    read_json,
-    sweep,
-    write_json,
-)
-from mixerkey.key import Key, SignedPermutation
-from mixerkey.training import Recipe, processor, train, versions, weights_digest
+from mixerkey.evaluation import classify, confusion, key_space_bits, partly_wrong, sweep
+from mixerkey.keys import Key, SignedPermutation
+from mixerkey.receipts import box_plot, confidence_interval, processor, read_json, versions, weights_digest, write_json
+from mixerkey.training import Recipe, train
 
 PAPER = {"baseline": 0.9046, "encrypted pair": 0.9046, "encrypted model, plain images": 0.1141}  # Table 1
 RIGHT_KEY, WRONG_KEYS = 0, range(1, 101)  # seeds, so that anyone can draw the same keys

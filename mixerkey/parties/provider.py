@@ -31,12 +31,12 @@ from torch import Tensor, nn
 
 from mixerkey.convmixer import ConvMixer
 from mixerkey.evaluation import predict
-from mixerkey.service.batching import Batcher, QueueFull
-from mixerkey.service.files import KEY_ID, ModelCard, load_encrypted
-from mixerkey.service.guard import Gate, JSONLines, Protocol, log
+from mixerkey.parties.batching import Batcher, QueueFull
+from mixerkey.parties.guard import Gate, JSONLines, Protocol, log
+from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
 
 PNG, RAW = "image/png", "application/octet-stream"
-PAGE = Path(str(files("mixerkey") / "service" / "page"))
+PAGE = Path(str(files("mixerkey") / "parties" / "page"))
 PROBLEMS = {
     400: "several models are served, and no Key-Id says which; or the request is no HTTP",
     401: "no token, or a wrong one",
@@ -160,7 +160,7 @@ def create_app(models: Models, *, token: str | None = None, limits: Limits | Non
     >>> import tempfile
     >>> from starlette.testclient import TestClient
     >>> from mixerkey import Key, encrypt_model, load_pretrained
-    >>> from mixerkey.service.files import save_encrypted
+    >>> from mixerkey.parties.trainer import save_encrypted
     >>> card = ModelCard("00d1f2e3a4b5c6d7", 2, 1, 8, 8, tuple("0123456789"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "locked.safetensors")

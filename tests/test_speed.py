@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.run import (
+from mixerkey.embedding import patch_matrix
+from mixerkey.experiments.speed import (
     FAST,
     FAST_FP32,
     PLAIN,
@@ -24,7 +25,6 @@ from benchmarks.run import (
     table,
     training,
 )
-from mixerkey.embedding import patch_matrix
 
 
 def generator() -> torch.Generator:

@@ -45,10 +45,11 @@ from mixerkey.__main__ import main
 from mixerkey.convmixer import load_model, save_model
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
-from mixerkey.service import guard, provider
-from mixerkey.service.batching import Batcher, QueueFull
-from mixerkey.service.client import Client, ProviderError
-from mixerkey.service.files import (
+from mixerkey.parties import guard, provider
+from mixerkey.parties.batching import Batcher, QueueFull
+from mixerkey.parties.client import Client, ProviderError
+from mixerkey.parties.provider import Limits, Models, create_app, make_server
+from mixerkey.parties.trainer import (
     ModelCard,
     load_encrypted,
     load_key_id,
@@ -56,7 +57,6 @@ from mixerkey.service.files import (
     save_encrypted,
     save_key,
 )
-from mixerkey.service.provider import Limits, Models, create_app, make_server
 
 IMAGES, LABELS = load_digits("test")
 
@@ -752,7 +752,7 @@ def test_what_a_reader_can_put_right_is_one_line(tmp_path: Path, arguments: list
 
 
 def test_without_the_extra_the_commands_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "mixerkey.service.provider")
+    monkeypatch.delitem(sys.modules, "mixerkey.parties.provider")
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(SystemExit, match=r"fastapi is missing; pip install 'mixerkey\[service\]'"):
         main(["serve", str(tmp_path)])
@@ -765,9 +765,9 @@ def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_log_line_is_json_with_neither_headers_nor_body(caplog: pytest.LogCaptureFixture, http: TestClient) -> None:
-    caplog.set_level("INFO", "mixerkey.service")
+    caplog.set_level("INFO", "mixerkey.parties")
     http.post("/v1/classify?count=1", content=raw(IMAGES[:1]), headers=RAW | {"Key-Id": ID})
-    (record,) = [record for record in caplog.records if record.name == "mixerkey.service"]
+    (record,) = [record for record in caplog.records if record.name == "mixerkey.parties"]
     fields = json.loads(guard.JSONLines().format(record))
     assert fields.keys() == {"time", "level", "event", "method", "route", "status", "ms"}
     assert (fields["method"], fields["route"], fields["status"]) == ("POST", "/v1/classify", 200)
