@@ -11,10 +11,10 @@ NB ?= $(wildcard book/*.ipynb)
 PORT ?= 8000
 
 .DEFAULT_GOAL := book
-.PHONY: book serve slides lab test weigh pdf links lint bench notebooks dark clean assignments grade
+.PHONY: book serve lab test weigh pdf links lint bench notebooks clean assignments grade
 
 book: .venv/pages node_modules/.package-lock.json
-	$(BIN)/python tools/claims.py --check
+	$(BIN)/python -m tools.claims --check
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	@echo "The book is built. Open this page: _build/html/index.html"
@@ -22,9 +22,6 @@ book: .venv/pages node_modules/.package-lock.json
 serve: book
 	@echo "The book is at http://localhost:$(PORT)/"
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
-
-slides: .venv/pages node_modules/.package-lock.json
-	$(BIN)/python -m tools.slides
 
 lab: .venv/test
 	$(BIN)/jupyter lab book
@@ -59,10 +56,6 @@ grade: .venv/test
 notebooks: .venv/test
 	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
 	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False $(NB)
-
-# The figures of executed chapters once more, for dark pages.
-dark: .venv/test
-	$(BIN)/python tools/dark.py $(NB)
 
 clean:
 	rm -rf _build .venv node_modules

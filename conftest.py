@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.suffix == ".ipynb":
             for what in needs(item.path):
-                if MISSING[what]:
-                    item.add_marker(pytest.mark.skip(reason=MISSING[what]))
+                if reason := MISSING[what]:
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="module")

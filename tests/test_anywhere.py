@@ -155,8 +155,8 @@ def test_no_cell_names_a_file_of_the_repository(chapter: Path) -> None:
 
 
 def colab(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / "colab.py"), str(folder), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tools.colab", str(folder), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_colab_copies_differ_by_the_install_cell_alone(tmp_path: Path) -> None:

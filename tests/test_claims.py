@@ -88,7 +88,7 @@ def test_an_old_page_is_noticed_and_made_anew(
     assert claims.main(["--check"]) == 1
     claims.PAGE.write_text("another number", encoding="utf-8")
     assert claims.main(["--check"]) == 1
-    assert "out of date: run python tools/claims.py" in capsys.readouterr().err
+    assert "out of date: run python -m tools.claims" in capsys.readouterr().err
     assert claims.PAGE.read_text(encoding="utf-8") == "another number"  # looking changes nothing
     assert claims.main([]) == 0
     assert claims.main(["--check"]) == 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
+import json
 import re
-import subprocess
-import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,14 +17,17 @@ import torch
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
-from matplotlib.colors import to_hex, to_rgb
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
 from mixerkey.classroom import figures
-from tools import art, dark
+from tools import art
 
 ROOT = Path(__file__).parent.parent
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
 PALETTES = {"light": figures.LIGHT, "dark": figures.DARK}
 
 
@@ -72,14 +75,6 @@ def test_show_filters_draws_the_strongest_columns_as_blocks_with_zero_grey() -> 
     assert np.sum(second == 0.5) == 11
 
 
-def style_sheet(theme: str) -> dict[str, str]:
-    """The palette of a theme in the pages' style sheet, by name."""
-    css = (ROOT / "_static" / "book.css").read_text(encoding="utf-8")
-    block = re.search(rf'html\[data-theme="{theme}"\][^{{]*{{(.*?)}}', css, re.DOTALL)
-    assert block
-    return dict(re.findall(r"--mixer-([a-z]+): (#[0-9a-f]{6});", block[1]))
-
-
 def contrast(one: str, other: str) -> float:
     """The contrast of two colours as WCAG defines it, 1 to 21."""
     rgb = np.array([to_rgb(one), to_rgb(other)])
@@ -88,52 +83,92 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", PALETTES)
-def test_figures_and_pages_have_one_palette(theme: str) -> None:
-    assert style_sheet(theme).items() >= PALETTES[theme].items()
+def test_the_palette_is_one_file_and_no_other_names_a_colour() -> None:
+    """Slides, lab, quizzes and live figures take theirs from it; only paper that is printed on is white."""
+    assert len(figures.LIGHT) >= 13
+    assert figures.LIGHT.keys() == figures.DARK.keys()
+    own = {"#e03030", "#20a040", "#3060e0", "#fff"}  # the three channels of a picture; paper
+    for path in [*ROOT.glob("book/*/*.css"), *ROOT.glob("book/*/*.js"), *ROOT.glob("book/_ext/*.py"), *TOOLS]:
+        source = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"#(?:[0-9a-f]{6}|[0-9a-f]{3})\b", source)) <= own, path.name
+        used = set(re.findall(r"--mixer-([a-z]+)", source)) - {"paper", "bar"}
+        assert used <= figures.LIGHT.keys(), path.name
 
 
 @pytest.mark.parametrize("theme", PALETTES)
 def test_every_colour_of_the_palette_is_readable_on_the_paper(theme: str) -> None:
-    colours = style_sheet(theme)
-    for name in colours.keys() - {"paper", "raised", "line"}:
+    colours = PALETTES[theme]
+    for name in ("blue", "vermilion", "green", "purple", "ink", "soft"):
         assert contrast(colours[name], colours["paper"]) >= 4.5, name
     for name in ("ink", "soft"):
         assert contrast(colours[name], colours["raised"]) >= 4.5, name
 
 
-def test_the_environment_chooses_the_dark_palette() -> None:
-    command = (
-        "from matplotlib.colors import to_hex; from mixerkey.classroom import figures as f; "
-        "print(f.INK, f.PAPER, to_hex(f.SIGNS(0.5)), f.BLUE)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", command],
-        env=os.environ | {"MIXERKEY_DARK": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for shown, colours in (
-        (run.stdout.split(), figures.DARK),
-        ([figures.INK, figures.PAPER, to_hex(figures.SIGNS(0.5)), figures.BLUE], figures.LIGHT),
-    ):
-        assert shown == [colours["ink"], colours["paper"], colours["paper"], colours["blue"]]
+def drawn(figure: Figure, *, dark: bool) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(figures.png(figure, dark=dark))).convert("RGB"))
 
 
-def test_every_stored_figure_has_a_dark_twin_of_the_same_size() -> None:
-    """Made by `make dark`, after the notebooks were executed."""
-    chapters = dark.stored()
-    twins = {dark.twin(png): (path.name, png) for path, pngs in chapters.items() for png in pngs}
-    assert len(twins) >= 30
-    assert set(dark.DARK.glob("*.png")) == twins.keys(), "run make dark"
-    paper = tuple(round(255 * channel) for channel in to_rgb(figures.DARK["paper"]))
-    for path, (name, light) in twins.items():
-        picture = Image.open(path).convert("RGB")
-        assert picture.size == Image.open(io.BytesIO(light)).size, name
-        width, height = picture.size
-        corners = [picture.getpixel((x, y)) for x in (0, width - 1) for y in (0, height - 1)]
-        assert corners == [paper] * 4, name
+def test_a_dark_figure_is_the_light_one_in_the_dark_colours() -> None:
+    """Each kind of ink: lines, letters, bars, markers, collections, pictures, maps, and colours of nobody's palette."""
+    figures.set_style()
+    photo = [[to_rgb(colour) for colour in figures.LIGHT.values()]]  # a picture may have any colour
+
+    def draw(palette: dict[str, str], signs: LinearSegmentedColormap) -> Figure:
+        figure, ((one, two, three), (four, five, six)) = plt.subplots(2, 3)
+        one.plot([1, 3, 2], "o--", color=palette["blue"], label="line")
+        one.legend()
+        two.bar([1, 2], [2, 1], color=palette["vermilion"], alpha=0.5)
+        two.text(1, 1, "$x^2$", color=palette["green"])
+        three.scatter([1, 2, 3], [1, 2, 3], c=[palette["purple"], "orange", palette["ink"]])
+        four.imshow(photo, interpolation="nearest")
+        figure.colorbar(five.imshow([[-1, 0.5], [0, 1]], cmap=signs, vmin=-1, vmax=1))
+        six.boxplot([1, 2, 3, 9], medianprops={"color": palette["vermilion"]})
+        six.fill_between([0, 1], [2, 3], color=palette["blue"], alpha=0.15)
+        return figure
+
+    light = draw(figures.LIGHT, figures.SIGNS)
+    dark, after = drawn(light, dark=True), drawn(light, dark=False)
+    swap = {figures.LIGHT[name]: figures.DARK[name] for name in figures.LIGHT}
+    style: Any = {name: swap[value] for name, value in plt.rcParams.items() if isinstance(value, str) and value in swap}
+    assert len(style) >= 12
+    with plt.rc_context(style):
+        assert np.array_equal(dark, drawn(draw(figures.DARK, figures._DARK_SIGNS), dark=False))
+    assert not np.array_equal(dark, after)
+    again = draw(figures.LIGHT, figures.SIGNS)
+    drawn(again, dark=False)  # each drawing lays it out a bit better
+    assert np.array_equal(after, drawn(again, dark=False))  # dark paper has left no trace
+
+
+def test_every_stored_figure_has_a_dark_version_of_the_same_size() -> None:
+    """The notebooks' style draws both: `figures.set_style()`."""
+    paper, count = tuple(round(255 * channel) for channel in to_rgb(figures.DARK["paper"])), 0
+    for path in sorted(ROOT.glob("book/*.ipynb")):
+        outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+        for output in outputs:
+            if png := output.get("data", {}).get("image/png"):
+                light, dark = (
+                    Image.open(io.BytesIO(b64decode(data))).convert("RGB")
+                    for data in ("".join(png), output["metadata"]["image/png"]["dark"])
+                )
+                assert dark.size == light.size, path.name
+                width, height = dark.size
+                corners = [dark.getpixel((x, y)) for x in (0, width - 1) for y in (0, height - 1)]
+                assert corners == [paper] * 4, path.name
+                count += 1
+    assert count >= 30
+
+
+def test_a_notebook_keeps_both_versions_in_one_output() -> None:
+    shell = InteractiveShell.instance()
+    figures.set_style()
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    assert shell.display_formatter
+    data, metadata = shell.display_formatter.format(figure)
+    assert data.keys() == {"image/png", "text/plain"}
+    assert b64decode(data["image/png"]) == figures.png(figure)
+    assert b64decode(metadata["image/png"]["dark"]) == figures.png(figure, dark=True)
+    InteractiveShell.clear_instance()
 
 
 def test_the_title_page_shows_what_the_code_draws() -> None:
@@ -142,10 +177,10 @@ def test_the_title_page_shows_what_the_code_draws() -> None:
     for name, svg in (
         ("book/images/idea.svg", art.diagram(idea, tall=False)),
         ("book/images/idea-tall.svg", art.diagram(idea, tall=True)),
-        ("web/favicon.svg", art.mark(idea)),
+        ("book/_static/favicon.svg", art.mark(idea)),
     ):
-        assert (ROOT / name).read_text(encoding="utf-8") == svg, f"run python tools/art.py: {name}"
-    assert Image.open(ROOT / "web" / "social.png").size == (1200, 630)
+        assert (ROOT / name).read_text(encoding="utf-8") == svg, f"run python -m tools.art: {name}"
+    assert Image.open(ROOT / "book" / "_static" / "social.png").size == (1200, 630)
 
 
 def test_the_diagram_holds_the_entries_of_the_matrices() -> None:

@@ -215,7 +215,7 @@ def test_the_attack_finds_the_keys_that_the_packages_finds() -> None:
 
 
 def test_the_measured_table_is_whole() -> None:
-    """Written by `tools/lab.py measure`; the page's text calls 100 ciphertexts enough for M = 4."""
+    """Written by `tools.lab measure`; the page's text calls 100 ciphertexts enough for M = 4."""
     with (LAB / "measured.csv").open() as stream:
         rows = {(row["M"], row["ciphertexts"]): row for row in csv.DictReader(stream)}
     assert set(rows) == {(str(M), str(n)) for M, counts in COUNTS.items() for n in counts}

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from tools.quiz import QUESTIONS, load
+from book._ext.quiz import QUESTIONS, load
 
 ROOT = Path(__file__).parent.parent
 QUIZZES = load(ROOT / "book" / "quizzes.toml")
@@ -82,7 +82,7 @@ def build(folder: Path, quizzes: str, page: str = "chapter", builder: str = "htm
     (folder / "book" / "quizzes.toml").write_text(quizzes, encoding="utf-8")
     (folder / "index.md").write_text(f"# Book\n\n```{{quiz}} {page}\n```\n", encoding="utf-8")
     out = folder / "out"
-    options = {"extensions": ["myst_parser", "tools.quiz"], "myst_enable_extensions": ["dollarmath"]}
+    options = {"extensions": ["myst_parser", "book._ext.quiz"], "myst_enable_extensions": ["dollarmath"]}
     with patch_docutils(), docutils_namespace():
         app = Sphinx(folder, None, out, out, builder, options, status=None, warningiserror=True)
         app.build()

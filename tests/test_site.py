@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tools import site as metadata
-from tools.lean import compress, with_size
+from book._ext import site as metadata
+from book._ext.lean import compress, with_size
 from tools.weigh import SITE, Visit, pages, visit
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +114,7 @@ ADDRESS, HOME = "https://github.com/group/book", "https://group.example/book"
 CONFIG = """
 import sys
 sys.path.insert(0, {root!r})
-extensions = ["myst_nb", "sphinx_book_theme", "sphinxcontrib.katex", "tools.lean", "tools.site"]
+extensions = ["myst_nb", "sphinx_book_theme", "sphinxcontrib.katex", "book._ext.lean", "book._ext.site"]
 html_theme, html_title, author, copyright = "sphinx_book_theme", "Title", "Author", "2026"
 html_math_renderer, katex_prerender, katex_css_path = "katex", True, "katex/katex.min.css"
 html_theme_options, nb_execution_mode, nb_ipywidgets_js = {{}}, "off", {{}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tools.slides import Deck, draw, titles
+from book._ext.slides import Deck, draw, titles
 
 BOOK = Path(__file__).parent.parent / "book"
 TITLES = titles(BOOK)

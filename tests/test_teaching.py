@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from book._ext import teaching
 from mixerkey.receipts import load_receipt
-from tools import teaching
 from tools.claims import find_cell
 
 ROOT = Path(__file__).parent.parent

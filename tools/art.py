@@ -1,8 +1,8 @@
 """Draw what stands on the title page and in the window's tab from the real thing: a digit, a key, the matrix E.
 
-    python tools/art.py    # writes book/images/idea.svg and idea-tall.svg, web/favicon.svg and web/social.png
+    python -m tools.art    # writes book/images/idea.svg and idea-tall.svg, book/_static/favicon.svg and social.png
 
-The diagrams take their colours from the page (_static/book.css) and fall back to the light ones outside it.
+The diagrams take their colours from the page (mixerkey/palette.css) and fall back to the light ones outside it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained, normalize, patch_matrix
-from mixerkey.classroom.figures import BLUE, INK, LIGHT, PAPER, SIGNS, VERMILION, set_style
+from mixerkey.classroom.figures import BLUE, DARK, INK, LIGHT, SIGNS, VERMILION, set_style
 from mixerkey.data import load_digits
 
 ROOT = Path(__file__).parent.parent
+STATIC = ROOT / "book" / "_static"
 DIGIT, COLUMNS = 5, 13  # which test image; how many columns of E are shown
 COLOUR = {name: f"var(--mixer-{name}, {value})" for name, value in LIGHT.items()}
 
@@ -152,12 +153,17 @@ def mark(idea: Idea) -> str:
     """The book's mark: its key, a signed permutation matrix, on a dark ground."""
     cells = [
         rect(
-            6 + 13 * j, 6 + 13 * i, 12, 12, "#6cb9ea" if value > 0 else "#f58a4b" if value < 0 else "#37434d", ' rx="2"'
+            6 + 13 * j,
+            6 + 13 * i,
+            12,
+            12,
+            DARK["blue" if value > 0 else "vermilion" if value < 0 else "line"],
+            ' rx="2"',
         )
         for i, row in enumerate(idea.T.tolist())
         for j, value in enumerate(row)
     ]
-    ground = rect(0, 0, 64, 64, "#14191e", ' rx="10"')
+    ground = rect(0, 0, 64, 64, DARK["paper"], ' rx="10"')
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">\n{ground}\n' + "\n".join(cells) + "\n</svg>\n"
 
 
@@ -184,7 +190,7 @@ def card(idea: Idea, path: Path) -> None:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
         canvas.text(left + width / 2, 85 if width > 200 else 140, caption, fontsize=26, ha="center")
-    figure.savefig(path, facecolor=PAPER, metadata={"Software": None})
+    figure.savefig(path, facecolor=LIGHT["paper"], metadata={"Software": None})
     plt.close(figure)
 
 
@@ -193,8 +199,8 @@ def main() -> None:
     for tall in (False, True):
         path = ROOT / "book" / "images" / f"idea{'-tall' if tall else ''}.svg"
         path.write_text(diagram(idea, tall=tall), encoding="utf-8")
-    (ROOT / "web" / "favicon.svg").write_text(mark(idea), encoding="utf-8")
-    card(idea, ROOT / "web" / "social.png")
+    (STATIC / "favicon.svg").write_text(mark(idea), encoding="utf-8")
+    card(idea, STATIC / "social.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The claims ledger: book/claims.toml, checked against tests, pages and receipts, becomes the page book/claims.md.
 
-``python tools/claims.py`` writes the page. ``python tools/claims.py --check``, with which `make book` begins, says what
+``python -m tools.claims`` writes the page. ``python -m tools.claims --check``, with which `make book` begins, says what
 does not hold, and fails then. Both need nothing but Python.
 """
 
@@ -184,7 +184,7 @@ def main(arguments: list[str]) -> int:
     wrong = problems(entries)
     if not wrong and arguments == ["--check"]:
         if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != render(entries):
-            wrong = ["book/claims.md is out of date: run python tools/claims.py, and read what has changed"]
+            wrong = ["book/claims.md is out of date: run python -m tools.claims, and read what has changed"]
     elif not wrong:
         PAGE.write_text(render(entries), encoding="utf-8")
     for line in wrong:

@@ -1,6 +1,6 @@
 """Copies of the chapters that start on Colab: each first installs the package from the repository, at one commit.
 
-    python tools/colab.py OUTDIR REPOSITORY_URL COMMIT
+    python -m tools.colab OUTDIR REPOSITORY_URL COMMIT
 
 Continuous integration puts them on the branch `colab`, to which the chapters' Colab buttons lead.
 """

@@ -1,7 +1,7 @@
-"""Data of the book's lab, ``web/lab``: its pictures, and how often its attack finds the key.
+"""Data of the book's lab, ``book/lab``: its pictures, and how often its attack finds the key.
 
-``python tools/lab.py pictures`` writes the sample pictures (it needs CIFAR-10) and the two photographs.
-``python tools/lab.py measure`` runs the lab's own attack in Node.js on fresh keys and writes ``web/lab/measured.csv``,
+``python -m tools.lab pictures`` writes the sample pictures (it needs CIFAR-10) and the two photographs.
+``python -m tools.lab measure`` runs the lab's own attack in Node.js on fresh keys and writes ``book/lab/measured.csv``,
 which the page shows as a table.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from mixerkey.data import CIFAR10_CLASSES, load_cifar10, load_photos
 
 ROOT = Path(__file__).resolve().parent.parent
-LAB = ROOT / "web" / "lab"
+LAB = ROOT / "book" / "lab"
 PHOTOS = ("china", "flower")
 COUNTS = {2: (3, 10, 30, 100, 300), 4: (3, 10, 30, 100, 300), 8: (100, 300)}  # of ciphertexts, by M
 KEYS = {2: 20, 4: 20, 8: 5}

