@@ -2,16 +2,18 @@
 # make serve  serve it on localhost  make lab        open the notebooks in JupyterLab
 # make bench  compare speeds         make notebooks NB=book/x.ipynb  re-execute notebooks (all without NB)
 # make weigh  requests and bytes      make pdf        the book as one PDF
-# make assignments  student versions      make grade SUBMISSIONS=folder  marks and feedback
+# make assignments SEED=7  student versions     make grade SUBMISSIONS=folder SEED=7  marks and feedback
+# make marks SEED=7  takes in the marks that were entered by hand
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NB ?= $(wildcard book/*.ipynb)
 PORT ?= 8000
+SEED ?= 0
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab test weigh pdf links lint bench notebooks clean assignments grade
+.PHONY: book serve lab test weigh pdf links lint bench notebooks clean assignments grade marks
 
 book: .venv/pages node_modules/.package-lock.json
 	$(BIN)/python -m tools.claims --check
@@ -46,12 +48,16 @@ links: .venv/pages node_modules/.package-lock.json
 bench: .venv/test
 	$(BIN)/python -m mixerkey.experiments.speed
 
+# SEED draws the variant of a class; grade with the one that you have handed out.
 assignments: .venv/test
-	$(BIN)/python -m assignments build
+	$(BIN)/python -m assignments build --seed $(SEED)
 
-grade: .venv/test
-	@test -d "$(SUBMISSIONS)" || { echo "Say which folder: make grade SUBMISSIONS=folder, with a folder or a zip file for each student"; exit 2; }
-	$(BIN)/python -m assignments grade "$(SUBMISSIONS)"
+grade: .venv/test node_modules/.package-lock.json
+	@test -e "$(SUBMISSIONS)" || { echo "Say which: make grade SUBMISSIONS=folder, with an entry for each student, or the archive of a learning platform"; exit 2; }
+	$(BIN)/python -m assignments grade "$(SUBMISSIONS)" --seed $(SEED)
+
+marks: .venv/test node_modules/.package-lock.json
+	$(BIN)/python -m assignments marks --seed $(SEED)
 
 notebooks: .venv/test
 	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \

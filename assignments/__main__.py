@@ -1,15 +1,20 @@
-"""`python -m assignments build` and `python -m assignments grade FOLDER`."""
+"""`python -m assignments build`, `grade FOLDER` and `marks`."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import subprocess
 import sys
-import tempfile
 import time
+import zipfile
 from pathlib import Path
 
-from assignments.course import HERE, NAMES, build, grade, student_zip
+import nbformat
+
+from assignments.grade import grade
+from assignments.grades import Grades
+from assignments.notebook import HERE, assignments
+from assignments.variants import NAMES
 
 MISSING = """bubblewrap is not installed, so nothing would keep a submission away from your files.
 On Debian or Ubuntu: apt install bubblewrap. On Fedora: dnf install bubblewrap. On macOS there is none: grade on a Linux
@@ -19,45 +24,70 @@ If you have read every submission and trust it, --trust grades without protectio
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except FileNotFoundError as error:
+        print(MISSING if "bubblewrap" in str(error) else error, file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m assignments", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    building = commands.add_parser("build", help="write the student zips and the teacher's notebooks")
+    commands = parser.add_subparsers(required=True)
+    building = commands.add_parser("build", help="write what students get, and the teacher's notebooks")
     building.add_argument("--out", type=Path, default=Path("dist/assignments"))
-    grading = commands.add_parser("grade", help="grade a folder with a sub-folder or zip file for each student")
-    grading.add_argument("submissions", type=Path)
-    grading.add_argument("--out", type=Path, default=Path("dist/grades"))
+    building.set_defaults(run=_build)
+    grading = commands.add_parser("grade", help="grade a folder with an entry for each student")
+    grading.add_argument("submissions", type=Path, help="the folder, or the archive of a learning platform")
+    grading.add_argument("--student", nargs="+", default=[], metavar="NAME", help="only these, by the table's names")
+    grading.add_argument("--only", choices=NAMES, nargs="+", default=[], help="which assignments")
     grading.add_argument("--jobs", type=int, help="how many at a time; one a core by default")
-    grading.add_argument("--only", choices=NAMES, nargs="+", default=NAMES, help="which assignments")
     grading.add_argument("--trust", action="store_true", help="without a sandbox, where there is no bubblewrap")
-    options = parser.parse_args(arguments)
+    grading.set_defaults(run=_grade)
+    marking = commands.add_parser("marks", help="add the marks that you have entered in grades.xlsx to the sums")
+    marking.set_defaults(run=_marks)
+    for command in (grading, marking):
+        command.add_argument("--out", type=Path, default=Path("dist/grades"))
+    for command in (building, grading, marking):
+        command.add_argument("--seed", type=int, default=0, help="of the class's variant; 0 by default")
+    return parser
 
-    if options.command == "build":
-        with tempfile.TemporaryDirectory() as temporary:
-            build(Path(temporary) / "course")
-            options.out.mkdir(parents=True, exist_ok=True)
-            for name in NAMES:
-                student_zip(Path(temporary) / "course", name, options.out / f"{name}.zip")
-                shutil.copy(HERE / "source" / name / f"{name}.ipynb", options.out / f"{name}-instructor.ipynb")
-        print(f"{options.out}: {', '.join(f'{name}.zip' for name in NAMES)} for students, *-instructor.ipynb for you")
-        return 0
 
+def _build(options: argparse.Namespace) -> None:
+    """Two folders: what may be handed out, and what may not. Students install the wheel, which holds no solutions."""
+    students, teacher = options.out / "students", options.out / "teacher"
+    for folder in (students, teacher):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, assignment in assignments(options.seed).items():
+        with zipfile.ZipFile(students / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{name}/{name}.ipynb", nbformat.writes(assignment.notebook()))
+            archive.write(HERE / "STUDENT.md", f"{name}/README.md")
+        nbformat.write(assignment.notebook(teacher=True), teacher / f"{name}.ipynb")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(students.resolve())]
+    subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True)
+    print(f"Variant SEED={options.seed}. For students: {students}. For you alone: {teacher}.")
+
+
+def _grade(options: argparse.Namespace) -> None:
     if options.trust:
         print("Without a sandbox: submissions can read and change whatever you can.", file=sys.stderr)
     start = time.monotonic()
-    try:
-        tables = grade(options.submissions, options.out, options.jobs, options.trust, options.only)
-    except FileNotFoundError as error:
-        print(MISSING if "bubblewrap" in str(error) else error, file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for name, rows in tables.items():
-        print(f"{name}: {len(rows)} graded")
-        for row in rows:
-            print(f"  {row['student']:30} {row['mark']:4g} of {row['of']:g}  {row['note']}")
-    print(f"{options.out}: a table for each assignment, and feedback/; {time.monotonic() - start:.0f} s")
-    return 0
+    results = grade(
+        options.submissions, options.out, options.seed, options.jobs, options.trust, options.only, options.student
+    )
+    if failed := [result for result in results if result["problem"]]:
+        print(f"Not graded, {len(failed)} of {len(results)}:")
+        for result in failed:
+            print(f"  {result['assignment']}  {result['student']}: {result['problem']}")
+    print(f"{options.out}: grades.xlsx and feedback/; {time.monotonic() - start:.0f} s")
+
+
+def _marks(options: argparse.Namespace) -> None:
+    Grades(options.out, options.seed).update()
+    print(f"{options.out}: grades.xlsx and feedback/ have the marks that you entered")
 
 
 if __name__ == "__main__":

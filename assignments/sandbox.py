@@ -19,11 +19,10 @@ from typing import IO, Any, NoReturn
 
 from assignments import worker
 
-SECONDS = 60  # for a whole submission, the grader's own time not counted
-ONE = 10  # seconds for one answer: a loop without an end leaves time for the other questions
+SECONDS = 60  # for all cells, and again for all answers; the grader's own time is not counted
+ONE = 10  # seconds for one cell or answer: a loop without an end leaves time for the other questions
 ANSWER = 2**24  # bytes, the longest answer
 FOLDER = 2**26  # bytes, what a submission may write in all
-QUESTIONS = 1000  # that one call may ask of a function which a test has passed to it
 START = 60  # seconds to start Python and torch
 FIRST_USER = 1_000_000  # when root grades, each sandbox runs under an unprivileged number of its own
 
@@ -97,9 +96,16 @@ class Submission:
         self.folder = tempfile.TemporaryDirectory() if trust else None
         self.left: float = SECONDS
         self.cells: list[str] = []
+        self.stopped: dict[str, SubmissionError] = {}  # functions that are not asked again
         self.process: subprocess.Popen | None = None
         self.buffer = b""
         self._start(first=True)
+
+    def __enter__(self) -> Submission:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def run(self, source: str) -> str:
         """Run a cell; returns what it printed, errors included."""
@@ -110,13 +116,10 @@ class Submission:
         self.cells.append(source)
         return printed
 
-    def names(self, names: list[str]) -> dict[str, Any]:
-        """What the submission has under these names: functions that ask it when they are called, or values."""
-        found = {}
-        for name in names:
-            with contextlib.suppress(SubmissionError):
-                found[name] = self._value(self._exchange({"name": name}), name)
-        return found
+    def functions(self, names: list[str]) -> dict[str, Callable]:
+        """Functions that ask the submission's of these names when they are called. Their time starts afresh."""
+        self.left = SECONDS
+        return {name: self._function(name) for name in names}
 
     def close(self) -> None:
         """End the process, and everything that it has started."""
@@ -132,44 +135,40 @@ class Submission:
 
     def _function(self, name: str) -> Callable:
         def ask(*arguments: Any) -> Any:
-            given: list[Callable] = []
-            message = {"name": name, "arguments": worker.encode(list(arguments), given)}
-            return self._value(self._exchange(message, given), name)
+            if name in self.stopped:
+                raise self.stopped[name]
+            try:
+                answer = self._exchange({"name": name, "arguments": worker.encode(list(arguments))})
+            except SubmissionError as error:
+                self.stopped[name] = SubmissionError(f"{name}: {error}")
+                raise self.stopped[name] from error
+            return self._value(answer, name)
 
         return ask
 
     def _value(self, answer: dict, name: str) -> Any:
         if "error" in answer:
-            if str(answer["error"]).startswith("NotImplementedError"):
+            said = str(answer["error"])
+            if said.startswith("NotImplementedError") or said == f"KeyError: {name!r}":
                 raise SubmissionError(f"{name} is not written yet")
-            raise SubmissionError(f"{name} raised {answer['error']}")
+            raise SubmissionError(f"{name} raised {said}")
         try:
-            return worker.decode(answer["value"], lambda _: self._function(name))
+            return worker.decode(answer["value"])
         except Exception as error:
             raise SubmissionError(f"the answer of {name} can't be read") from error
 
-    def _exchange(self, message: dict, given: list[Callable] | None = None) -> dict:
-        """Send a message, serve what it asks for, and return the answer; the process starts if there is none."""
+    def _exchange(self, message: dict) -> dict:
+        """Send a message and return the answer; the process starts if there is none."""
         if self.process is None:
             self._start()
             for cell in self.cells:  # after a stop: everything but what was stopped
                 self._send({"run": cell})
                 self._receive()
         self._send(message)
-        for _ in range(QUESTIONS):
-            if "ask" not in (answer := self._receive()):
-                return answer
-            try:
-                arguments = worker.decode(answer["arguments"], lambda _: print)
-                assert given is not None
-                value = given[int(answer["ask"])](*arguments)
-                self._send({"value": worker.encode(value, [])})
-            except Exception as error:
-                self._send({"error": f"{type(error).__name__}: {error}"})
-        self._stop(f"it asked more than {QUESTIONS} times")
+        return self._receive()
 
     def _start(self, first: bool = False) -> None:
-        command = [sys.executable, "-I", "-X", "utf8", worker.__file__, str(self.user or ""), str(SECONDS + ONE)]
+        command = [sys.executable, "-I", "-X", "utf8", worker.__file__, str(self.user or ""), str(2 * SECONDS + ONE)]
         self.buffer = b""
         self.process = subprocess.Popen(
             [*self.prefix, *command],

@@ -6,9 +6,12 @@ both ways; tensors travel as dtype, shape and bytes. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
+import io
 import json
+import linecache
 import os
 import resource
 import sys
@@ -16,17 +19,30 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-DTYPES = ("bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
+DTYPES = (
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
 SPARE = 2**30  # bytes of memory above what torch takes by itself
 FILE = 2**24  # bytes, the largest file
 OUTPUT = 10_000  # characters that a cell may print
 PROCESSES = 8  # and threads
 
 
-def encode(x: Any, functions: list[Callable]) -> Any:
-    """What JSON can say of x: numbers, text, lists, dictionaries, tensors; a function goes to `functions` by number.
+def encode(x: Any) -> Any:
+    """What JSON can say of x: numbers, text, lists, dictionaries, arrays and tensors; of all else the type's name.
 
-    >>> encode([1, (2.5, "a")], [])
+    >>> encode([1, (2.5, "a")])
     [1, {'tuple': [2.5, 'a']}]
     """
     import torch
@@ -42,30 +58,27 @@ def encode(x: Any, functions: list[Callable]) -> Any:
     if x is None or type(x) in (bool, int, float, str):
         return x
     if isinstance(x, list):
-        return [encode(item, functions) for item in x]
+        return [encode(item) for item in x]
     if isinstance(x, tuple):
-        return {"tuple": [encode(item, functions) for item in x]}
+        return {"tuple": [encode(item) for item in x]}
     if isinstance(x, dict):
-        return {"dict": [[encode(k, functions), encode(v, functions)] for k, v in x.items()]}
-    if callable(x):
-        functions.append(x)
-        return {"function": len(functions) - 1}
+        return {"dict": [[encode(k), encode(v)] for k, v in x.items()]}
     return {"other": type(x).__name__}
 
 
-def decode(x: Any, function: Callable[[int], Callable]) -> Any:
-    """The inverse of `encode`; `function` makes something to call of a function's number.
+def decode(x: Any) -> Any:
+    """The inverse of `encode`.
 
     Raises:
         ValueError: anything that `encode` does not write.
 
-    >>> decode({"tuple": [2.5, "a"]}, lambda number: print)
+    >>> decode({"tuple": [2.5, "a"]})
     (2.5, 'a')
     """
     import torch
 
     if isinstance(x, list):
-        return [decode(item, function) for item in x]
+        return [decode(item) for item in x]
     if not isinstance(x, dict):
         return x
     if len(x) != 1:
@@ -79,11 +92,9 @@ def decode(x: Any, function: Callable[[int], Callable]) -> Any:
         dtype = getattr(torch, name)
         return (torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)).reshape(shape)
     if kind == "tuple":
-        return tuple(decode(item, function) for item in content)
+        return tuple(decode(item) for item in content)
     if kind == "dict":
-        return {decode(k, function): decode(v, function) for k, v in content}
-    if kind == "function" and type(content) is int:
-        return function(content)
+        return {decode(k): decode(v) for k, v in content}
     if kind == "other":
         return Other(str(content)[:100])
     raise ValueError("not an answer")
@@ -101,10 +112,12 @@ class Other:
 
 def limit(user: int | None, seconds: int) -> None:
     """Give up the rights of root, where there are any, and put limits on memory, processes, files and time."""
-    with open("/proc/self/statm") as statm:
-        memory = int(statm.read().split()[0]) * resource.getpagesize()
+    memory = resource.RLIM_INFINITY
+    if os.path.exists("/proc/self/statm"):  # not on macOS
+        with open("/proc/self/statm") as statm:
+            memory = int(statm.read().split()[0]) * resource.getpagesize() + SPARE
     for what, most in (
-        (resource.RLIMIT_AS, memory + SPARE),
+        (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, FILE),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CPU, seconds),
@@ -118,52 +131,94 @@ def limit(user: int | None, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))
 
 
+class Magics:
+    """What `%magic` and `!command` become when work is marked: only those that time Python run it."""
+
+    def __init__(self, run: Callable[[str], None]) -> None:
+        self.run = run
+
+    def run_line_magic(self, name: str, line: str) -> None:
+        if name in TIMING:
+            self.run(line)
+        else:
+            print(f"%{name} is not run when work is marked")
+
+    def run_cell_magic(self, name: str, line: str, body: str) -> None:
+        if name in TIMING:
+            self.run(body)
+        else:
+            print(f"%%{name} is not run when work is marked")
+
+    def system(self, command: str) -> None:
+        print(f"!{command} is not run when work is marked")
+
+    getoutput = system
+
+
+TIMING = ("time", "timeit", "capture", "prun")
+
+
+class Cells:
+    """The student's notebook: one namespace, in which cells run one after the other."""
+
+    def __init__(self) -> None:
+        from IPython.core.inputtransformer2 import TransformerManager
+        from IPython.display import display
+
+        self.transform = TransformerManager().transform_cell
+        magics = Magics(self.run)
+        self.names: dict[str, Any] = {"__name__": "__main__", "display": display, "get_ipython": lambda: magics}
+        self.count = 0
+
+    def run(self, source: str) -> None:
+        """Run each statement by itself: one that fails is reported, and the next one runs."""
+        self.count += 1
+        file = f"<cell {self.count}>"
+        source = self.transform(source)
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        try:
+            statements = ast.parse(source, file).body
+        except SyntaxError as error:
+            print(f"SyntaxError: {error.msg}, in the line: {error.text or ''}")
+            return
+        for statement in statements:
+            try:
+                exec(compile(ast.Module([statement], []), file, "exec"), self.names)
+            except BaseException as error:
+                print(explain(error))
+
+
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more."""
-    from IPython.core.history import HistoryManager
-    from IPython.core.interactiveshell import InteractiveShell
-    from IPython.utils.capture import capture_output
-
-    HistoryManager.enabled = False  # type: ignore[assignment]
-    shell = InteractiveShell()
-    shell.colors = "nocolor"
+    cells = Cells()
 
     def send(message: Any) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
         answers.flush()
 
-    def callback(number: int) -> Callable:
-        def ask(*arguments: Any) -> Any:
-            send({"ask": number, "arguments": encode(list(arguments), [])})
-            reply = json.loads(requests.readline())
-            if "error" in reply:
-                raise RuntimeError(reply["error"])
-            return decode(reply["value"], callback)
-
-        return ask
-
     send({"ready": True})
     for line in requests:
         message = json.loads(line)
-        if "run" in message:
-            with capture_output(display=True) as captured:
-                shell.run_cell(message["run"])
-            send({"printed": (captured.stdout + captured.stderr)[:OUTPUT]})
-            continue
+        printed = io.StringIO()
         try:
-            with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-                value = shell.user_ns[message["name"]]
-                if "arguments" in message:
-                    value = value(*decode(message["arguments"], callback))
-            send({"value": encode(value, [])})
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                if "run" in message:
+                    cells.run(message["run"])
+                    reply = {"printed": printed.getvalue()[:OUTPUT]}
+                else:
+                    value = cells.names[message["name"]]
+                    if "arguments" in message:
+                        value = value(*decode(message["arguments"]))
+                    reply = {"value": encode(value)}
         except BaseException as error:
-            send({"error": explain(error)[:1000]})
+            reply = {"error": explain(error)[:1000]}
+        send(reply)
 
 
 def explain(error: BaseException) -> str:
     """What was raised, and in which line of the student's cells."""
     text = f"{type(error).__name__}: {error}".removesuffix(": ")
-    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if "ipython-input" in frame.filename]
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<cell")]
     return f"{text}, in the line: {lines[-1]}" if lines and lines[-1] else text
 
 
