@@ -1,10 +1,12 @@
 """Encryption of ConvMixer models and images with one secret key, after Iijima and Kiya (2022)."""
 
-from mixerkey.cipher import decrypt_images, encrypt_images, normalize
+from mixerkey.absorption import decrypt_model, encrypt_model
+from mixerkey.cipher import decrypt_images, encrypt_images, network_input, normalize
 from mixerkey.convmixer import ConvMixer, load_pretrained
-from mixerkey.embedding import decrypt_model, encrypt_model, patch_matrix, set_patch_matrix
-from mixerkey.evaluation import accuracy, key_space_bits
-from mixerkey.keys import Key, SignedPermutation
+from mixerkey.embedding import patch_matrix, renormalize, set_patch_matrix
+from mixerkey.evaluation import accuracy
+from mixerkey.key_files import load_key
+from mixerkey.keys import Key, SignedPermutation, key_space_bits
 
 __all__ = [
     "ConvMixer",
@@ -16,8 +18,11 @@ __all__ = [
     "encrypt_images",
     "encrypt_model",
     "key_space_bits",
+    "load_key",
     "load_pretrained",
+    "network_input",
     "normalize",
     "patch_matrix",
+    "renormalize",
     "set_patch_matrix",
 ]

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mixerkey.blocks import integrate, segment
-from mixerkey.keys import SignedPermutation
+from mixerkey.keys import BlockKey
+
+Keys = BlockKey | Sequence[BlockKey]  # one for all images, or one an image
 
 
-def encrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:
-    """Encrypt every block of every image with one key: shuffle by Eq. (4), then flip by Eq. (5) or (6).
+def encrypt_images(x: Tensor, key: Keys) -> Tensor:
+    """Encrypt images: with the paper's key, shuffle every block by Eq. (4), then flip by Eq. (5) or (6).
 
     Args:
         x: images (..., C, H, W): uint8, or floating point in [0, 1]. C must be the key's, H and W divisible by its
             patch size M.
-        key: the secret; it lives on the CPU, the images on any device.
+        key: the secret; it lives on the CPU, the images on any device. For images (N, C, H, W) also a sequence of N
+            keys, one an image, such as `KeySchedule.keys` gives.
 
     Returns:
-        encrypted images, same shape, dtype and device. Pixel k of a block becomes pixel v_k; where r_k = 1 it is
-        flipped: ``p XOR 255`` on uint8 (Eq. 5), ``1 - p`` on floats (Eq. 6).
+        encrypted images, same shape and device. Of keys that move pixels the dtype is the images' own: pixel k of a
+        block becomes pixel v_k; where r_k = 1 it is flipped, ``p XOR 255`` on uint8 (Eq. 5), ``1 - p`` on floats
+        (Eq. 6). Of keys that mix pixels it is float32: what the network takes, normalised already.
 
     Raises:
         TypeError: a dtype other than uint8 or floating point.
-        ValueError: a shape that does not fit the key, NaN, or a value outside [0, 1].
+        ValueError: a shape that does not fit the key, NaN, a value outside [0, 1], or not as many keys as images.
 
     >>> from mixerkey import Key
     >>> key = Key.from_seed(7, patch_size=4, channels=3)
@@ -31,19 +37,19 @@ def encrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:
     >>> torch.equal(decrypt_images(encrypt_images(x, key), key), x)
     True
     """
+    if not isinstance(key, BlockKey):
+        return _each(encrypt_images, x, key)
+    if not key.moves_pixels:
+        return network_input(x, key)
     _check(x)
-    if x.ndim < 3 or x.shape[-3] != key.channels:
-        raise ValueError(
-            f"the key is for images (..., {key.channels}, H, W), got {tuple(x.shape)}; "
-            "images are channel first, and the key must be made for their number of channels"
-        )
+    _check_channels(x, key)
     *batch, C, H, W = x.shape
-    M = key.patch_size
-    # Which pixel of an image goes where, worked out once; then one gather moves all images without regrouping them.
-    numbers = segment(torch.arange(C * H * W).reshape(C, H, W), M)  # (H/M, W/M, p_b)
-    source = integrate(numbers[..., key.permutation], M).flatten().to(x.device)  # Eq. (4), (C*H*W,)
-    flips = integrate(key.flips.expand(H // M, W // M, -1), M).flatten().to(x.device)  # (C*H*W,)
-    shuffled = x.flatten(-3).gather(-1, source.expand(*batch, -1))  # (..., C*H*W)
+    # Number the pixels from 1 and encrypt the numbers: each place then says which pixel comes there, and whether it is
+    # flipped. One gather moves all images without regrouping them.
+    numbers = segment(torch.arange(1, C * H * W + 1).reshape(C, H, W), key.patch_size)  # (H/M, W/M, p_b)
+    moved = integrate(key.act(numbers), key.patch_size).flatten().to(x.device)  # (C*H*W,)
+    source, flips = moved.abs() - 1, moved < 0
+    shuffled = x.flatten(-3).gather(-1, source.expand(*batch, -1))  # Eq. (4), (..., C*H*W)
     if x.dtype == torch.uint8:
         flipped = shuffled.bitwise_xor_(flips.to(torch.uint8) * 255)  # Eq. (5)
     else:
@@ -51,11 +57,12 @@ def encrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:
     return flipped.reshape(x.shape)
 
 
-def decrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:
-    """Undo `encrypt_images` with the same key; arguments, result and errors as there.
+def decrypt_images(x: Tensor, key: Keys) -> Tensor:
+    """Undo `encrypt_images` with the same key; arguments and errors as there.
 
-    Exact on uint8, and on floats wherever ``1 - p`` is exact: on multiples of 2⁻²⁴ in float32, of 2⁻⁵³ in float64.
-    Elsewhere ``1 - p`` has rounded, and p comes back to within half of that step.
+    Of keys that move pixels: exact on uint8, and on floats wherever ``1 - p`` is exact: on multiples of 2⁻²⁴ in
+    float32, of 2⁻⁵³ in float64. Elsewhere ``1 - p`` has rounded, and p comes back to within half of that step. Of keys
+    that mix pixels: floats in [0, 1], to the rounding of float32 times the key's condition.
 
     >>> from mixerkey import Key
     >>> key = Key.from_seed(7, patch_size=2, channels=1)
@@ -63,7 +70,43 @@ def decrypt_images(x: Tensor, key: SignedPermutation) -> Tensor:
     >>> torch.equal(decrypt_images(encrypt_images(x, key), key), x)
     True
     """
-    return encrypt_images(x, key.inverse())
+    if not isinstance(key, BlockKey):
+        return _each(decrypt_images, x, key)
+    if key.moves_pixels:
+        return encrypt_images(x, key.inverse())
+    if not x.is_floating_point():
+        raise TypeError(f"mixed images are floating point, as encrypt_images gives them; got {x.dtype}")
+    _check_channels(x, key)
+    blocks = segment(x, key.patch_size)
+    plain = integrate(key.inverse().act(blocks.double()), key.patch_size).to(x.dtype)  # normalised
+    return ((1 + plain) / 2).clamp(0, 1)
+
+
+def network_input(x: Tensor, key: Keys | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What every network of the package takes: images encrypted, if there is a key, and normalised.
+
+    Args:
+        x: plain images, as for `encrypt_images`.
+        key: as there.
+        dtype: of the result; pixels are mixed in it.
+
+    Returns:
+        ``normalize(encrypt_images(x, key))`` for keys that move pixels; for others ``normalize(x)``, mixed.
+
+    >>> from mixerkey.keys import MatrixKey
+    >>> x, key = torch.rand(5, 3, 8, 8), MatrixKey.orthogonal(4, 3, seed=0)
+    >>> bool((network_input(x, key).norm() - network_input(x).norm()).abs() < 1e-4)  # an isometry
+    True
+    """
+    if key is None:
+        return normalize(x).to(dtype)
+    if not isinstance(key, BlockKey):
+        return _each(lambda image, each: network_input(image, each, dtype), x, key)
+    if key.moves_pixels:
+        return normalize(encrypt_images(x, key)).to(dtype)
+    normal = normalize(x).to(dtype)
+    _check_channels(x, key)
+    return integrate(key.act(segment(normal, key.patch_size)), key.patch_size)
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -95,6 +138,13 @@ def normalize(x: Tensor) -> Tensor:
     return (1 - 2 * (1 - x)).to(torch.float32)
 
 
+def _each(function, x: Tensor, keys: Sequence[BlockKey]) -> Tensor:  # type: ignore[no-untyped-def]
+    """`function` of each image and its own key."""
+    if len(keys) != len(x):
+        raise ValueError(f"need one key for each image; got {len(keys)} keys and {len(x)} images")
+    return torch.stack([function(image, key) for image, key in zip(x, keys, strict=True)]) if len(x) else x
+
+
 def _check(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy converts an array")
@@ -107,3 +157,11 @@ def _check(x: Tensor) -> None:
                 f"floating-point images must lie in [0, 1] without NaN, got {low.item():g} to {high.item():g}; "
                 "encrypt before normalising, and divide 8-bit values by 255"
             )
+
+
+def _check_channels(x: Tensor, key: BlockKey) -> None:
+    if x.ndim < 3 or x.shape[-3] != key.channels:
+        raise ValueError(
+            f"the key is for images (..., {key.channels}, H, W), got {tuple(x.shape)}; "
+            "images are channel first, and the key must be made for their number of channels"
+        )

@@ -29,6 +29,48 @@ class Residual(nn.Module):
         return self.fn(x) + x
 
 
+class MixerLayer(nn.Sequential):
+    """One layer of Eq. (2): a depthwise convolution with a skip around it, then a pointwise one.
+
+    Args:
+        dim: d, channels.
+        kernel_size: side of the depthwise kernel, odd.
+
+    >>> import torch
+    >>> MixerLayer(8, 3)(torch.zeros(2, 8, 4, 4)).shape
+    torch.Size([2, 8, 4, 4])
+    """
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        depthwise = nn.Conv2d(dim, dim, kernel_size, groups=dim, padding="same")
+        super().__init__(
+            Residual(nn.Sequential(depthwise, nn.GELU(), nn.BatchNorm2d(dim))),
+            nn.Conv2d(dim, dim, kernel_size=1),
+            nn.GELU(),
+            nn.BatchNorm2d(dim),
+        )
+
+    @property
+    def depthwise(self) -> nn.Conv2d:
+        """A kernel for each channel."""
+        return self[0].fn[0]  # type: ignore[index, return-value]
+
+    @property
+    def depthwise_norm(self) -> nn.BatchNorm2d:
+        """Of the depthwise convolution's activations."""
+        return self[0].fn[2]  # type: ignore[index, return-value]
+
+    @property
+    def pointwise(self) -> nn.Conv2d:
+        """All channels of one place."""
+        return self[1]  # type: ignore[return-value]
+
+    @property
+    def pointwise_norm(self) -> nn.BatchNorm2d:
+        """Of the pointwise convolution's activations."""
+        return self[3]  # type: ignore[return-value]
+
+
 class ConvMixer(nn.Sequential):
     """ConvMixer for images of shape (N, C, H, W), normalised to [-1, 1]; returns logits (N, num_classes).
 
@@ -82,21 +124,7 @@ class ConvMixer(nn.Sequential):
             nn.GELU(),
             nn.BatchNorm2d(dim),
             # Eq. (2), L times
-            *(
-                nn.Sequential(
-                    Residual(
-                        nn.Sequential(
-                            nn.Conv2d(dim, dim, kernel_size, groups=dim, padding="same"),  # depthwise
-                            nn.GELU(),
-                            nn.BatchNorm2d(dim),
-                        )
-                    ),
-                    nn.Conv2d(dim, dim, kernel_size=1),  # pointwise
-                    nn.GELU(),
-                    nn.BatchNorm2d(dim),
-                )
-                for _ in range(depth)
-            ),
+            *(MixerLayer(dim, kernel_size) for _ in range(depth)),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(dim, num_classes),
@@ -106,6 +134,26 @@ class ConvMixer(nn.Sequential):
     def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
         """One module, or a slice of them as a plain `nn.Sequential`: ``model[:3]`` is Eq. (1)."""
         return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+    @property
+    def embedding(self) -> nn.Conv2d:
+        """The patch embedding, whose matrix is E."""
+        return self[0]  # type: ignore[return-value]
+
+    @property
+    def embedding_norm(self) -> nn.BatchNorm2d:
+        """Of the patch embedding's activations."""
+        return self[2]  # type: ignore[return-value]
+
+    @property
+    def layers(self) -> list[MixerLayer]:
+        """The L layers of Eq. (2)."""
+        return list(self)[3:-3]  # type: ignore[return-value]
+
+    @property
+    def head(self) -> nn.Linear:
+        """The classifier."""
+        return self[-1]  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_images(x)

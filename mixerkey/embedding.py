@@ -1,16 +1,44 @@
-"""Patch embedding as the matrix E (§2.2, Eq. 3), and model encryption (§3.3, Eq. 8 and 9)."""
+"""Patch embedding as the matrix E (§2.2, Eq. 3): where it is in a network, and how it is read, changed and rescaled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mixerkey.keys import SignedPermutation
-
 Model = TypeVar("Model", bound=nn.Module)
+
+
+class UnsharedEmbedding(nn.Module):
+    """A patch embedding with a matrix of its own in every place: what absorbs `mixerkey.keys.PatchKeys`.
+
+    Args:
+        weight: (d, h, w, p_b), the filters of each place; pixels in the order (channel, row, column).
+        bias: (d,), or None.
+        patch_size: P.
+
+    >>> conv = nn.Conv2d(3, 8, 4, stride=4)
+    >>> weight = conv.weight.flatten(1)[:, None, None].expand(8, 2, 2, 48)
+    >>> x = torch.rand(5, 3, 8, 8)
+    >>> torch.allclose(UnsharedEmbedding(weight, conv.bias, 4)(x), conv(x), atol=1e-5)
+    True
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, patch_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.patch_size = patch_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) of h · w patches -> (N, d, h, w)."""
+        from mixerkey.blocks import segment
+
+        z = torch.einsum("nijp,dijp->ndij", segment(x, self.patch_size), self.weight)
+        return z if self.bias is None else z + self.bias[:, None, None]
 
 
 def patch_matrix(model: nn.Module, *, layer: str | None = None) -> Tensor:
@@ -43,7 +71,7 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
         layer: as in `patch_matrix`.
 
     Raises:
-        ValueError: no patch embedding or several, or an E of another shape.
+        ValueError: no patch embedding or several, one whose weight is not its own, or an E of another shape.
 
     >>> from mixerkey import load_pretrained
     >>> model = load_pretrained("digits")
@@ -52,7 +80,8 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
     True
     """
     copy = deepcopy(model)
-    weight = find_patch_embedding(copy, layer=layer).weight
+    conv = find_patch_embedding(copy, layer=layer)
+    weight = own_weight(conv, layer or "the patch embedding")
     expected = (weight[0].numel(), weight.shape[0])
     if tuple(E.shape) != expected:
         raise ValueError(f"E must have shape {expected}, (p_b, d), got {tuple(E.shape)}")
@@ -61,49 +90,42 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
     return copy
 
 
-def encrypt_model(model: Model, key: SignedPermutation, *, layer: str | None = None) -> Model:
-    """A copy of the model whose patch embedding expects images encrypted with `key`.
+def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, layer: str | None = None) -> Model:
+    """A copy of the model that takes images normalised by mean 1/2 and deviation 1/2 instead of by its own.
 
-    Row k of the new matrix is row v_k of E (Eq. 8), with its sign reversed where r_k = 1 (Eq. 9): E' = Tᵀ E, where T is
-    ``key.matrix()``. Then (x T)(Tᵀ E) = x E.
+    Most published networks take (p - μ_c) / σ_c for a pixel p of channel c, on which a flip is no sign. Their patch
+    embedding absorbs the difference, exactly: with n = 2p - 1, (p - μ) / σ = n / 2σ + (1/2 - μ) / σ. So rows of channel
+    c are divided by 2σ_c, and the bias grows by the sum of all rows, each times (1/2 - μ_c) / σ_c.
 
     Args:
-        model: any module with a patch embedding that fits the key: a Conv2d with kernel_size == stride == M and
-            in_channels == C, without padding. Not modified.
-        key: the secret.
-        layer: the name of that Conv2d, where several fit.
+        model: as in `patch_matrix`; not modified.
+        mean: μ, one a channel, of pixels in [0, 1].
+        std: σ, one a channel.
+        layer: as in `patch_matrix`.
 
     Raises:
-        ValueError: no patch embedding fits the key, or several do; the message names what was found.
+        ValueError: not one number a channel, a deviation that is not positive, no patch embedding or several.
 
-    >>> from mixerkey import ConvMixer, Key, encrypt_images, normalize
-    >>> model, key = ConvMixer(16, 1).eval().double(), Key.generate(4, 3)
-    >>> x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
-    >>> plain, encrypted = (normalize(image).double() for image in (x, encrypt_images(x, key)))
-    >>> torch.allclose(encrypt_model(model, key)(encrypted), model(plain), atol=1e-12)
+    >>> model, p = nn.Conv2d(3, 8, 4, stride=4, bias=False), torch.rand(5, 3, 8, 8)
+    >>> own = (p - 0.45) / 0.225
+    >>> torch.allclose(renormalize(model, [0.45] * 3, [0.225] * 3)(2 * p - 1), model(own), atol=1e-5)
     True
     """
-    name = layer if layer is not None else _find(model, key)
-    conv = find_patch_embedding(model, layer=name)
-    if not _fits(conv, key):
+    copy = deepcopy(model)
+    conv = find_patch_embedding(copy, layer=layer)
+    weight = own_weight(conv, layer or "the patch embedding")
+    mu, sigma = (torch.as_tensor(list(values), dtype=torch.float64) for values in (mean, std))
+    if mu.shape != (conv.in_channels,) or sigma.shape != mu.shape or not (sigma > 0).all():
         raise ValueError(
-            f"layer {name!r} has patch size {conv.kernel_size[0]} and {conv.in_channels} input channels, "
-            f"but the key is for {key.patch_size} and {key.channels}"
+            f"need a mean and a positive deviation for each of {conv.in_channels} channels, got {mean}, {std}"
         )
-    E = patch_matrix(model, layer=name)
-    signs = 1 - 2 * key.flips.to(E)  # (p_b,): -1 where r_k = 1
-    return set_patch_matrix(model, signs[:, None] * E[key.permutation.to(E.device)], layer=name)
-
-
-def decrypt_model(model: Model, key: SignedPermutation, *, layer: str | None = None) -> Model:
-    """Undo `encrypt_model` with the same key, exactly: rows are moved and negated, never rounded.
-
-    >>> from mixerkey import Key, load_pretrained
-    >>> model, key = load_pretrained("digits"), Key.generate(2, 1)
-    >>> torch.equal(patch_matrix(decrypt_model(encrypt_model(model, key), key)), patch_matrix(model))
-    True
-    """
-    return encrypt_model(model, key.inverse(), layer=layer)
+    with torch.no_grad():
+        W = weight.double()  # (d, C, P, P)
+        shift = (W.sum((2, 3)) * ((0.5 - mu) / sigma).to(W)).sum(1)  # (d,)
+        weight.copy_(W / (2 * sigma.to(W))[:, None, None])
+        bias = shift if conv.bias is None else conv.bias + shift
+        conv.bias = nn.Parameter(bias.to(weight), requires_grad=weight.requires_grad)
+    return copy
 
 
 def find_patch_embedding(model: nn.Module, *, layer: str | None = None) -> nn.Conv2d:
@@ -117,37 +139,37 @@ def find_patch_embedding(model: nn.Module, *, layer: str | None = None) -> nn.Co
     Conv2d(3, 8, kernel_size=(4, 4), stride=(4, 4))
     """
     if layer is None:
-        layer = _find(model, None)
-    try:
-        module = model.get_submodule(layer)
-    except AttributeError as error:
-        raise ValueError(f"the model has no layer {layer!r}; its patch embeddings: {_describe(model)}") from error
-    if not _is_patch_embedding(module):
+        found = [name for name, conv in patch_embeddings(model).items() if name == "" or conv.kernel_size != (1, 1)]
+        if len(found) != 1:
+            wanted = "a patch embedding (Conv2d with kernel_size == stride, no padding)"
+            if found:
+                raise ValueError(f"several layers are {wanted}: {', '.join(found)}; name one with layer=")
+            raise ValueError(f"the model has no layer that is {wanted}; found: {describe(model)}")
+        layer = found[0]
+    module = named_layer(model, layer)
+    if not is_patch_embedding(module):
         raise ValueError(
             f"layer {layer!r} is a {type(module).__name__}, not a Conv2d with kernel_size == stride and no padding; "
-            f"the model's patch embeddings: {_describe(model)}"
+            f"the model's patch embeddings: {describe(model)}"
         )
     return module
 
 
-def _find(model: nn.Module, key: SignedPermutation | None) -> str:
-    candidates = [
-        name
-        for name, module in model.named_modules()
-        if _is_patch_embedding(module)
-        and (_fits(module, key) if key is not None else name == "" or module.kernel_size != (1, 1))
-    ]
-    if len(candidates) == 1:
-        return candidates[0]
-    wanted = "a patch embedding (Conv2d with kernel_size == stride, no padding)"
-    if key is not None:
-        wanted += f" with patch size {key.patch_size} and {key.channels} input channels, as the key has"
-    if candidates:
-        raise ValueError(f"several layers are {wanted}: {', '.join(candidates)}; name one with layer=")
-    raise ValueError(f"the model has no layer that is {wanted}; found: {_describe(model)}")
+def patch_embeddings(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """All layers that could be a patch embedding, by name.
+
+    >>> list(patch_embeddings(nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 3))))
+    ['0']
+    """
+    return {name: module for name, module in model.named_modules() if is_patch_embedding(module)}
 
 
-def _is_patch_embedding(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+def is_patch_embedding(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether this is a convolution of whole square patches: kernel_size == stride, no padding, dilation or groups.
+
+    >>> is_patch_embedding(nn.Conv2d(3, 8, 4, stride=4)), is_patch_embedding(nn.Conv2d(3, 8, 4, stride=2))
+    (True, False)
+    """
     return (
         isinstance(module, nn.Conv2d)
         and module.kernel_size == module.stride
@@ -158,14 +180,54 @@ def _is_patch_embedding(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def _fits(conv: nn.Conv2d, key: SignedPermutation) -> bool:
-    return conv.kernel_size == (key.patch_size, key.patch_size) and conv.in_channels == key.channels
+def named_layer(model: nn.Module, name: str) -> nn.Module:
+    """The layer of this name.
+
+    Raises:
+        ValueError: there is none; the message says which patch embeddings there are.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"the model has no layer {name!r}; its patch embeddings: {describe(model)}") from error
 
 
-def _describe(model: nn.Module) -> str:
+def own_weight(layer: nn.Module, name: str) -> nn.Parameter:
+    """The weight of a layer, if it is a plain parameter of its own.
+
+    Raises:
+        ValueError: the weight is computed from other tensors, which would stay in the model; the message says what to
+            do first.
+
+    >>> own_weight(nn.Conv2d(3, 8, 4, stride=4), "stem").shape
+    torch.Size([8, 3, 4, 4])
+    >>> own_weight(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 4, stride=4)), "stem")
+    Traceback (most recent call last):
+        ...
+    ValueError: layer 'stem' computes its weight from other tensors (a parametrization), which would keep the plain
+    matrix; make the weight its own first: torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    """
+    weight = layer._parameters.get("weight")
+    if weight is not None and not torch.nn.utils.parametrize.is_parametrized(layer):
+        return weight
+    if torch.nn.utils.parametrize.is_parametrized(layer):
+        what = "a parametrization"
+        remedy = 'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")'
+    elif hasattr(layer, "weight_mask"):
+        what, remedy = "pruning", 'torch.nn.utils.prune.remove(layer, "weight")'
+    else:
+        what, remedy = "a hook", "torch.nn.utils.remove_weight_norm(layer), or its like"
+    raise ValueError(
+        f"layer {name!r} computes its weight from other tensors ({what}), which would keep the plain matrix; "
+        f"make the weight its own first: {remedy}"
+    )
+
+
+def describe(model: nn.Module) -> str:
+    """The model's patch embeddings in words, for messages."""
     found = [
-        f"{name or 'the model itself'} (patch size {module.kernel_size[0]}, {module.in_channels} channels)"
-        for name, module in model.named_modules()
-        if _is_patch_embedding(module) and module.kernel_size != (1, 1)
+        f"{name or 'the model itself'} (patch size {conv.kernel_size[0]}, {conv.in_channels} channels)"
+        for name, conv in patch_embeddings(model).items()
+        if conv.kernel_size != (1, 1)
     ]
     return ", ".join(found) or "none"

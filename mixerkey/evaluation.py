@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from math import comb, factorial, log2
 from pathlib import Path
 
 import torch
@@ -12,17 +11,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mixerkey.cipher import encrypt_images, normalize
-from mixerkey.convmixer import ConvMixer
-from mixerkey.fast import fast_forward
-from mixerkey.keys import Key, SignedPermutation, block_size
+from mixerkey.cipher import Keys, network_input
+from mixerkey.fast import forward
+from mixerkey.keys import BlockKey, Key
 from mixerkey.receipts import read_json, write_json
 
 
 def predict(
     model: nn.Module,
     images: Tensor,
-    key: SignedPermutation | None = None,
+    key: Keys | None = None,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -32,7 +30,7 @@ def predict(
     Args:
         model: maps normalised images (N, C, H, W) to logits; used in evaluation mode, and left as it was.
         images: uint8 (N, C, H, W), or floating point in [0, 1].
-        key: the client's key.
+        key: the client's key, of any kind; or a key for each image.
         batch_size: images a forward pass.
         device: where to compute; by default where the model is. The model is moved there.
 
@@ -52,18 +50,14 @@ def predict(
     parameter = next(model.parameters())
     was_training = model.training
     model.eval()
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     logits = []
     with torch.inference_mode():
-        for batch in images.split(batch_size):
-            batch = batch.to(parameter.device)
-            if key is not None:
-                batch = encrypt_images(batch, key)
-            x = normalize(batch).to(parameter.dtype)
-            # In float32 PyTorch's own depthwise convolution is as fast or faster, as benchmarks show.
-            if isinstance(model, ConvMixer) and x.device.type == "cpu" and x.dtype != torch.float32:
-                logits.append(fast_forward(model, x))
-            else:
-                logits.append(model(x).cpu())
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            own = key if key is None or isinstance(key, BlockKey) else key[part]
+            x = network_input(images[part].to(parameter.device), own, dtype)
+            logits.append(forward(model, x.to(parameter.dtype)).cpu())
     model.train(was_training)
     return torch.cat(logits)
 
@@ -72,7 +66,7 @@ def accuracy(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    key: SignedPermutation | None = None,
+    key: Keys | None = None,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -98,7 +92,7 @@ def accuracy(
     return correct.double().mean().item()
 
 
-def classify(model: nn.Module, images: Tensor, key: SignedPermutation | None = None) -> Tensor:
+def classify(model: nn.Module, images: Tensor, key: Keys | None = None) -> Tensor:
     """The classes that exact arithmetic gives: the same on every machine.
 
     Logits are computed in float32. Rounding there moves a logit by about 1e-5, which may settle a near tie either
@@ -121,7 +115,8 @@ def classify(model: nn.Module, images: Tensor, key: SignedPermutation | None = N
     close = leading[:, 0] - leading[:, 1] < 1e-3
     classes = logits.argmax(1)
     if close.any():
-        classes[close] = predict(deepcopy(model).double(), images[close], key).argmax(1)
+        own = key if key is None or isinstance(key, BlockKey) else [key[int(i)] for i in close.nonzero()]
+        classes[close] = predict(deepcopy(model).double(), images[close], own).argmax(1)
     return classes
 
 
@@ -129,7 +124,7 @@ def sweep(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    keys: Sequence[SignedPermutation],
+    keys: Sequence[BlockKey],
     *,
     store: str | Path | None = None,
     progress: bool = True,
@@ -193,7 +188,7 @@ def partly_wrong(key: Key, positions: int, signs: int, generator: torch.Generato
     >>> int((other.permutation != key.permutation).sum()), int((other.flips != key.flips).sum())
     (5, 4)
     """
-    size = len(key.permutation)
+    size = key.size
     if positions == 1 or not 0 <= positions <= size:
         raise ValueError(f"{positions} wrong positions are impossible; need 0, or 2 to {size}")
     if signs % 2 or not 0 <= signs <= size:
@@ -222,15 +217,3 @@ def confusion(labels: Tensor, classes: Tensor, num_classes: int) -> Tensor:
             [0, 1]])
     """
     return torch.bincount(labels * num_classes + classes, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def key_space_bits(patch_size: int, channels: int) -> float:
-    """log2 of the number of keys, p_b! · p_b! / ((p_b / 2)!)² (§4.3).
-
-    >>> round(key_space_bits(4, 3), 2)
-    247.82
-    >>> round(2 ** key_space_bits(2, 1))
-    144
-    """
-    size = block_size(patch_size, channels)
-    return log2(factorial(size)) + log2(comb(size, size // 2))

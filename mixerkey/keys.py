@@ -1,30 +1,190 @@
-"""Keys of §3.2: the permutation v (from K1, step A1) and the flips r (from K2, step B2), and the group they live in."""
+"""Keys: invertible linear maps of the normalised pixels of an image's blocks, x' = x T (§3.2, and beyond the paper).
+
+Each member of the family says what it does to blocks (`BlockKey.act`); everything else follows from that: images and
+filters are encrypted by the same method, because a filter of a patch embedding is a vector over the pixels of a block.
+
+===================== ===================================== ============================
+key                   what it does                          who proposed it for models
+===================== ===================================== ============================
+`Key`                 moves and flips pixels, one T for all Iijima and Kiya, 2022
+`Shuffle`, `Flips`    one of the two steps alone
+`MatrixKey`           mixes pixels by any invertible matrix Aso, Chuman and Kiya, 2023
+`PatchKeys`           a key of its own for each place       Lin, Imaizumi and Kiya, 2024
+`BlockOrder`          moves whole blocks                    Kiya, Iijima et al., 2022
+`ScrambledKey`        first within blocks, then whole ones  Kiya, Iijima et al., 2022
+===================== ===================================== ============================
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import secrets
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, permutations
+from math import comb, factorial, inf, log2
 from pathlib import Path
-from typing import TypeGuard, TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
+import numpy as np
 import torch
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from scipy.special import ndtri
 from torch import Tensor
 
-FORMAT_VERSION = 1
+AnyKey = TypeVar("AnyKey", bound="BlockKey")
 Self = TypeVar("Self", bound="SignedPermutation")
+Below = Callable[[int], int]  # below(n) is one of 0..n-1
 
 
-class KeyFileError(ValueError):
-    """A key file that can't be used; the message says what is wrong with it and what to do."""
+class BlockKey(ABC):
+    """An invertible linear map of block images. Immutable; its secret is neither shown nor pickled.
+
+    Attributes:
+        patch_size: M, the side of a block.
+        channels: C.
+        moves_pixels: whether pixels only change places and signs, so that uint8 images stay uint8 images, exactly.
+        needs: what a network must have to absorb such a key (see `mixerkey.encrypt_model`).
+    """
+
+    __slots__ = ("_secret", "channels", "patch_size")
+    moves_pixels: ClassVar[bool] = True
+    needs: ClassVar[str] = "a patch embedding"
+    channels: int
+    patch_size: int
+    _secret: Any
+
+    def _set(self, patch_size: int, channels: int, secret: Any) -> None:
+        block_size(patch_size, channels)
+        for name, value in (("patch_size", patch_size), ("channels", channels), ("_secret", secret)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def size(self) -> int:
+        """p_b = M² C, the number of pixels in a block."""
+        return block_size(self.patch_size, self.channels)
+
+    @property
+    @abstractmethod
+    def bits(self) -> float:
+        """log2 of how many keys of this kind there are; infinite where they are a continuum."""
+
+    @property
+    def condition(self) -> float:
+        """The condition number of T: by how much it may enlarge a relative error. 1 for orthogonal ones."""
+        return 1.0
+
+    @abstractmethod
+    def act(self, blocks: Tensor) -> Tensor:
+        """x T for normalised pixels, or for filters of a patch embedding.
+
+        Args:
+            blocks: block image (..., H / M, W / M, p_b), such as `mixerkey.blocks.segment` gives. Floating point; keys
+                that move pixels also take integers.
+
+        Returns:
+            same shape, dtype and device.
+
+        Raises:
+            ValueError: the grid of blocks is not the one that the key was made for.
+        """
+
+    @abstractmethod
+    def inverse(self: AnyKey) -> AnyKey:
+        """What undoes this one."""
+
+    def dual(self: AnyKey) -> AnyKey:
+        """T⁻ᵀ: what filters need, so that (x T)(T⁻¹ E) = x E. T itself where T is orthogonal."""
+        return self
+
+    def then(self, other: BlockKey) -> BlockKey:
+        """This one first, `other` after it, as one key: ``a.then(b).act(x)`` is ``b.act(a.act(x))``.
+
+        The relative key ``old.inverse().then(new)`` takes what `old` encrypted to what `new` encrypts.
+
+        Raises:
+            ValueError: `other` is for another block shape or another grid.
+
+        >>> key, order = Key.from_seed(1, 4, 3), BlockOrder.from_seed(2, 4, 3, grid=(8, 8))
+        >>> key.then(order) == order.then(key), order.then(key)  # one T for all places: the order does not matter
+        (True, ScrambledKey(patch_size=4, channels=3, secret hidden))
+        """
+        if (self.patch_size, self.channels) != (other.patch_size, other.channels):
+            raise ValueError(
+                f"block shapes differ: M = {self.patch_size}, C = {self.channels} "
+                f"and M = {other.patch_size}, C = {other.channels}"
+            )
+        # All keys are of the form "first within blocks, then whole blocks".
+        (a, first), (b, second) = _parts(self), _parts(other)
+        order = second if first is None else first if second is None else first._and_then(second)
+        if b is not None and first is not None:
+            b = b._before(first)
+        within = b if a is None else a if b is None else _within(a, b)
+        if within is None or order is None:
+            return within or order or SignedPermutation.identity(self.patch_size, self.channels)
+        return ScrambledKey(within, order)
+
+    def _before(self, order: BlockOrder) -> BlockKey:
+        """The key b with ``b.then(order)`` equal to ``order.then(self)``; itself, if it is the same in all places."""
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write a file of its own for this key, readable by its owner only: see `mixerkey.key_files.save_key`."""
+        from mixerkey.key_files import save_key
+
+        save_key(self, path)
+
+    @classmethod
+    def load(
+        cls: type[AnyKey], path: str | Path, *, patch_size: int | None = None, channels: int | None = None
+    ) -> AnyKey:
+        """Read what `save` wrote for a key of this kind, checking everything: see `mixerkey.key_files.load_key`.
+
+        >>> import tempfile
+        >>> key = Key.generate(4, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     key.save(folder + "/key.json")
+        ...     Key.load(folder + "/key.json") == key
+        True
+        """
+        from mixerkey.key_files import load_key
+
+        return load_key(path, cls, patch_size=patch_size, channels=channels)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __reduce__(self) -> tuple:
+        raise TypeError("keys are never pickled; use save and load, which write JSON")
+
+    def __copy__(self: AnyKey) -> AnyKey:
+        return self
+
+    def __deepcopy__(self: AnyKey, memo: dict) -> AnyKey:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when they do the same to the same blocks, whether or not one of them is of a narrower kind."""
+        if not isinstance(other, BlockKey):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(patch_size={self.patch_size}, channels={self.channels}, secret hidden)"
+
+    def _content(self) -> tuple:
+        return self.patch_size, self.channels, self._secret
 
 
-class SignedPermutation:
-    """What the cipher does to the p_b = M² C pixels of a block: x'(k) = ± x(v_k). Immutable, hashable.
+class SignedPermutation(BlockKey):
+    """What the paper's cipher does to the pixels of a block: x'(k) = ± x(v_k), the same in every block.
 
     Args:
         permutation: v, p_b integers, each of 0..p_b-1 once.
@@ -42,11 +202,7 @@ class SignedPermutation:
             [ 0.,  0.,  0.,  1.]], dtype=torch.float64)
     """
 
-    __slots__ = ("_flips", "_permutation", "channels", "patch_size")
-    channels: int
-    patch_size: int
-    _permutation: tuple[int, ...]
-    _flips: tuple[bool, ...]
+    __slots__ = ()
 
     def __init__(
         self, permutation: Iterable[int] | Tensor, flips: Iterable[int] | Tensor, patch_size: int, channels: int
@@ -58,57 +214,39 @@ class SignedPermutation:
                 raise ValueError(
                     f"{name} must have {size} entries for M = {patch_size} and C = {channels}, got {len(values)}"
                 )
-        if sorted(v) != list(range(size)):
-            raise ValueError(f"permutation must hold each of 0..{size - 1} once; an index is repeated or out of range")
         if any(bit not in (0, 1) for bit in r):
             raise ValueError("flips must be booleans, or 0 and 1")
-        for name, value in (
-            ("_permutation", tuple(int(k) for k in v)),
-            ("_flips", tuple(bool(bit) for bit in r)),
-            ("patch_size", patch_size),
-            ("channels", channels),
-        ):
-            object.__setattr__(self, name, value)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable")
-
-    def __reduce__(self) -> tuple:
-        raise TypeError("keys are never pickled; use save and load, which write JSON")
-
-    def __copy__(self: Self) -> Self:
-        return self
-
-    def __deepcopy__(self: Self, memo: dict) -> Self:
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        """Equal when they do the same to the same block shape, whether or not one of them is a `Key`."""
-        if not isinstance(other, SignedPermutation):
-            return NotImplemented
-        return self._content() == other._content()
-
-    def __hash__(self) -> int:
-        return hash(self._content())
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(patch_size={self.patch_size}, channels={self.channels}, secret hidden)"
-
-    def _content(self) -> tuple:
-        return self.patch_size, self.channels, self._permutation, self._flips
+        self._set(patch_size, channels, (_permutation(v, "permutation"), tuple(bool(bit) for bit in r)))
 
     @property
     def permutation(self) -> Tensor:
         """v, int64 (p_b,): x'(k) = x(permutation[k]) (Eq. 4). A fresh tensor."""
-        return torch.tensor(self._permutation, dtype=torch.int64)
+        return torch.tensor(self._secret[0], dtype=torch.int64)
 
     @property
     def flips(self) -> Tensor:
         """r, bool (p_b,), indexed by ciphertext position (Eq. 5). A fresh tensor."""
-        return torch.tensor(self._flips, dtype=torch.bool)
+        return torch.tensor(self._secret[1], dtype=torch.bool)
+
+    @property
+    def bits(self) -> float:
+        """log2 of p_b! · 2^p_b: flips of a signed permutation need not be balanced."""
+        return log2(factorial(self.size)) + self.size
+
+    @property
+    def shuffle(self) -> Shuffle:
+        """Its first step alone, Eq. (4): ``key.shuffle.then(key.flip) == key``."""
+        return Shuffle(self._secret[0], [False] * self.size, self.patch_size, self.channels)
+
+    @property
+    def flip(self) -> Flips:
+        """Its second step alone, Eq. (5)."""
+        return Flips(range(self.size), self._secret[1], self.patch_size, self.channels)
+
+    def act(self, blocks: Tensor) -> Tensor:
+        """± x(v_k) (Eq. 4, and Eq. 7: on normalised pixels a flip is a sign)."""
+        signs = (1 - 2 * self.flips.int()).to(blocks)
+        return blocks[..., self.permutation.to(blocks.device)] * signs
 
     def matrix(self) -> Tensor:
         """T, float64 (p_b, p_b): a row vector of *normalised* pixels is encrypted by x' = x @ T.
@@ -116,9 +254,7 @@ class SignedPermutation:
         Column k holds ±1 in row v_k. T is orthogonal: ``T @ T.T`` is the identity. On pixels in [0, 1] or 0..255 a
         flip is not linear, so T does not apply to them.
         """
-        T = torch.zeros(len(self._permutation), len(self._permutation), dtype=torch.float64)
-        T[self.permutation, torch.arange(len(self._permutation))] = 1 - 2 * self.flips.double()
-        return T
+        return self.act(torch.eye(self.size, dtype=torch.float64)) + 0.0  # no zero is negative
 
     def inverse(self: Self) -> Self:
         """What undoes this one; of a `Key`, a `Key`.
@@ -130,22 +266,13 @@ class SignedPermutation:
         back = self.permutation.argsort()
         return type(self)(back, self.flips[back], self.patch_size, self.channels)
 
-    def then(self, other: SignedPermutation) -> SignedPermutation:
-        """This one first, `other` after it, as one: ``a.then(b).matrix()`` is ``a.matrix() @ b.matrix()``.
-
-        The flips of two keys do not add up to balanced flips, so the result is a `SignedPermutation`, not a `Key`.
-        The relative key ``old.inverse().then(new)`` takes what `old` encrypted to what `new` encrypts.
-
-        Raises:
-            ValueError: `other` is for another block shape.
-        """
-        if (self.patch_size, self.channels) != (other.patch_size, other.channels):
-            raise ValueError(
-                f"block shapes differ: M = {self.patch_size}, C = {self.channels} "
-                f"and M = {other.patch_size}, C = {other.channels}"
-            )
-        v = other.permutation
-        return SignedPermutation(self.permutation[v], self.flips[v] ^ other.flips, self.patch_size, self.channels)
+    @overload
+    def then(self, other: SignedPermutation) -> SignedPermutation: ...
+    @overload
+    def then(self, other: BlockKey) -> BlockKey: ...
+    def then(self, other: BlockKey) -> BlockKey:
+        """As `BlockKey.then`. Flips of two keys do not add up to balanced ones, so the result is no `Key`."""
+        return super().then(other)
 
     @classmethod
     def identity(cls, patch_size: int, channels: int) -> SignedPermutation:
@@ -157,111 +284,9 @@ class SignedPermutation:
         size = block_size(patch_size, channels)
         return SignedPermutation(range(size), [False] * size, patch_size, channels)
 
-    def save(self, path: str | Path) -> None:
-        """Write JSON with a version and a checksum, readable by its owner only (mode 0600), all or nothing.
-
-        Raises:
-            FileExistsError: the file exists and holds something else: a key overwritten is a key lost.
-        """
-        path = Path(path)
-        text = json.dumps(self._document(), indent=1) + "\n"
-        if path.exists() and path.read_bytes() != text.encode():
-            raise FileExistsError(f"{path} exists and holds something else; move it away or choose another name")
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp creates with mode 0600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
     @classmethod
-    def load(cls: type[Self], path: str | Path, *, patch_size: int | None = None, channels: int | None = None) -> Self:
-        """Read what `save` wrote, checking everything.
-
-        Args:
-            path: the file.
-            patch_size: the M that is expected, if it is known.
-            channels: the C that is expected, if it is known.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            KeyFileError: truncated or not JSON, another format, a newer version, an altered file, another block
-                shape, a wrong length, a repeated index, unbalanced flips.
-
-        >>> import tempfile
-        >>> key = Key.generate(4, 3)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     key.save(folder + "/key.json")
-        ...     Key.load(folder + "/key.json") == key
-        True
-        """
-        name = Path(path).name
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise KeyFileError(f"{name} is not a complete JSON file; it may be truncated: copy it again") from error
-        if not isinstance(document, dict) or document.get("format") != f"mixerkey {cls.__name__}":
-            raise KeyFileError(f"{name} is not a mixerkey {cls.__name__} file")
-        if document.get("version") != FORMAT_VERSION:
-            raise KeyFileError(
-                f"{name} has format version {document.get('version')!r}, this mixerkey reads version {FORMAT_VERSION}; "
-                "upgrade mixerkey"
-            )
-        v, r, M, C = (document.get(field) for field in ("permutation", "flips", "patch_size", "channels"))
-        if not (_integers(v) and _integers(r) and isinstance(M, int) and isinstance(C, int)):
-            raise KeyFileError(f"{name} must hold integers: permutation and flips as lists, patch_size and channels")
-        for field, stored, expected in (("patch_size", M, patch_size), ("channels", C, channels)):
-            if expected is not None and stored != expected:
-                raise KeyFileError(f"{name} is for {field} {stored}, expected {expected}: it is another block shape's")
-        try:
-            key = cls(v, r, M, C)
-        except ValueError as error:
-            raise KeyFileError(f"{name}: {error}") from error
-        if document.get("checksum") != key._document()["checksum"]:
-            raise KeyFileError(f"{name} does not match its checksum: it was altered or damaged; copy it again")
-        return key
-
-    def _document(self) -> dict:
-        document = {
-            "format": f"mixerkey {type(self).__name__}",
-            "version": FORMAT_VERSION,
-            "patch_size": self.patch_size,
-            "channels": self.channels,
-            "permutation": list(self._permutation),
-            "flips": [int(bit) for bit in self._flips],
-        }
-        canonical = json.dumps(document, sort_keys=True).encode()
-        return document | {"checksum": hashlib.sha256(canonical).hexdigest()}
-
-
-class Key(SignedPermutation):
-    """A secret key of the paper: a permutation v (K1) and flips r (K2), exactly p_b // 2 of which are True.
-
-    Raises:
-        ValueError: also when the flips are not balanced.
-
-    >>> key = Key.from_seed(7, patch_size=4, channels=3)
-    >>> key
-    Key(patch_size=4, channels=3, secret hidden)
-    >>> int(key.flips.sum()), len(key.permutation)
-    (24, 48)
-    """
-
-    __slots__ = ()
-
-    def __init__(
-        self, permutation: Iterable[int] | Tensor, flips: Iterable[int] | Tensor, patch_size: int, channels: int
-    ) -> None:
-        super().__init__(permutation, flips, patch_size, channels)
-        half, count = len(self._flips) // 2, sum(self._flips)
-        if count != half:
-            raise ValueError(f"a key flips exactly {half} of {len(self._flips)} pixels (step B2), got {count}")
-
-    @classmethod
-    def generate(cls, patch_size: int, channels: int) -> Key:
-        """A key from the operating system's entropy: each of the p_b! · C(p_b, p_b // 2) is equally likely.
+    def generate(cls: type[Self], patch_size: int, channels: int) -> Self:
+        """A key from the operating system's entropy, each of its kind equally likely.
 
         >>> Key.generate(4, 3) == Key.generate(4, 3)  # 247.8 bits say no
         False
@@ -269,7 +294,7 @@ class Key(SignedPermutation):
         return cls._draw(patch_size, channels, secrets.randbelow, secrets.randbelow)
 
     @classmethod
-    def from_seed(cls, seed: int, patch_size: int, channels: int) -> Key:
+    def from_seed(cls: type[Self], seed: int, patch_size: int, channels: int) -> Self:
         """A reproducible key for lessons, the same on every platform and version; K1 and K2 are independent.
 
         A seed is not a key: whoever can try all seeds has the key, however large the key space is.
@@ -280,9 +305,42 @@ class Key(SignedPermutation):
         >>> Key.from_seed(7, 2, 1).permutation
         tensor([2, 0, 1, 3])
         """
-        if seed < 0:
-            raise ValueError(f"the seed must not be negative, got {seed}")
-        return cls._draw(patch_size, channels, _randbelow(f"mixerkey K1 {seed}"), _randbelow(f"mixerkey K2 {seed}"))
+        return cls._draw(patch_size, channels, *(_randbelow(_label(name, seed)) for name in ("K1", "K2")))
+
+    @classmethod
+    def _draw(cls: type[Self], patch_size: int, channels: int, below1: Below, below2: Below) -> Self:
+        size = block_size(patch_size, channels)
+        r = [below2(2) for _ in range(size)]
+        return cls(_shuffled(list(range(size)), below1), r, patch_size, channels)
+
+
+class Key(SignedPermutation):
+    """A secret key of the paper: a permutation v (K1) and flips r (K2), exactly p_b // 2 of which are True.
+
+    Raises:
+        ValueError: also when the flips are not balanced.
+
+    >>> key = Key.from_seed(7, patch_size=4, channels=3)
+    >>> key, round(key.bits, 1)
+    (Key(patch_size=4, channels=3, secret hidden), 247.8)
+    >>> int(key.flips.sum()), len(key.permutation)
+    (24, 48)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self, permutation: Iterable[int] | Tensor, flips: Iterable[int] | Tensor, patch_size: int, channels: int
+    ) -> None:
+        super().__init__(permutation, flips, patch_size, channels)
+        half, count = self.size // 2, sum(self._secret[1])
+        if count != half:
+            raise ValueError(f"a key flips exactly {half} of {self.size} pixels (step B2), got {count}")
+
+    @property
+    def bits(self) -> float:
+        """log2 of p_b! · C(p_b, p_b // 2) (§4.3)."""
+        return key_space_bits(self.patch_size, self.channels)
 
     @classmethod
     def every(cls, patch_size: int, channels: int) -> Iterator[Key]:
@@ -297,12 +355,415 @@ class Key(SignedPermutation):
                 yield cls(v, [k in flipped for k in range(size)], patch_size, channels)
 
     @classmethod
-    def _draw(cls, patch_size: int, channels: int, below1: Callable[[int], int], below2: Callable[[int], int]) -> Key:
+    def _draw(cls: type[Self], patch_size: int, channels: int, below1: Below, below2: Below) -> Self:
         size = block_size(patch_size, channels)
         half = size // 2
         v = _shuffled(list(range(size)), below1)
         r = _shuffled([1] * half + [0] * (size - half), below2)
         return cls(v, r, patch_size, channels)
+
+
+class Shuffle(SignedPermutation):
+    """The paper's first step alone: pixels change places (Eq. 4), none is flipped.
+
+    >>> round(Shuffle.generate(4, 3).bits, 2)
+    202.95
+    """
+
+    __slots__ = ()
+
+    @property
+    def bits(self) -> float:
+        """log2 of p_b!."""
+        return log2(factorial(self.size))
+
+    @classmethod
+    def _draw(cls: type[Self], patch_size: int, channels: int, below1: Below, below2: Below) -> Self:
+        key = Key._draw(patch_size, channels, below1, below2)
+        return cls(key._secret[0], [False] * key.size, patch_size, channels)
+
+
+class Flips(SignedPermutation):
+    """The paper's second step alone: pixels are flipped (Eq. 5), none moves.
+
+    >>> round(Flips.generate(4, 3).bits, 2)
+    44.87
+    """
+
+    __slots__ = ()
+
+    @property
+    def bits(self) -> float:
+        """log2 of C(p_b, p_b // 2), when half of the pixels are flipped, as in a `Key`."""
+        return log2(comb(self.size, self.size // 2))
+
+    @classmethod
+    def _draw(cls: type[Self], patch_size: int, channels: int, below1: Below, below2: Below) -> Self:
+        key = Key._draw(patch_size, channels, below1, below2)
+        return cls(range(key.size), key._secret[1], patch_size, channels)
+
+
+class MatrixKey(BlockKey):
+    """Mixes the pixels of every block by one invertible matrix: x' = x T.
+
+    Mixed pixels are no pixels: they take four bytes instead of one, leave [-1, 1], and rounding them to 8 bits costs
+    accuracy. What rounding to float32 costs depends on `condition`.
+
+    Args:
+        matrix: T, real (p_b, p_b); kept as float64.
+        patch_size: M.
+        channels: C.
+
+    Raises:
+        ValueError: another shape, an entry that is not finite, or a matrix that is singular in float64.
+
+    >>> key = MatrixKey(torch.tensor([[2.0]]), patch_size=1, channels=1)
+    >>> key.act(torch.tensor([[[0.5]]])), key.inverse().act(torch.tensor([[[1.0]]]))
+    (tensor([[[1.]]]), tensor([[[0.5000]]]))
+    """
+
+    __slots__ = ()
+    moves_pixels = False
+
+    def __init__(self, matrix: Tensor, patch_size: int, channels: int) -> None:
+        size = block_size(patch_size, channels)
+        T = torch.as_tensor(matrix).detach().to("cpu", torch.float64, copy=True).contiguous()
+        if tuple(T.shape) != (size, size):
+            raise ValueError(f"T must be {size} x {size} for M = {patch_size} and C = {channels}, got {tuple(T.shape)}")
+        if not T.isfinite().all():
+            raise ValueError("T must hold finite numbers; it has NaN or infinity")
+        values = torch.linalg.svdvals(T)
+        if values[-1] <= size * torch.finfo(T.dtype).eps * values[0]:
+            raise ValueError("T must be invertible; this matrix is singular, or too nearly so to be undone in float64")
+        self._set(patch_size, channels, _Matrix(T))
+
+    def matrix(self) -> Tensor:
+        """T, float64 (p_b, p_b). A fresh tensor."""
+        return self._secret.T.clone()
+
+    @property
+    def bits(self) -> float:
+        """Infinite: real numbers cannot be counted. In float32 there are at most 32 bits an entry."""
+        return inf
+
+    @property
+    def condition(self) -> float:
+        """The condition number of T: its largest singular value over its smallest."""
+        values = torch.linalg.svdvals(self._secret.T)
+        return float(values[0] / values[-1])
+
+    def act(self, blocks: Tensor) -> Tensor:
+        """x T, in the dtype of the blocks."""
+        return blocks @ self._secret.T.to(blocks)
+
+    def inverse(self) -> MatrixKey:
+        """T⁻¹, in float64."""
+        return MatrixKey(torch.linalg.inv(self._secret.T), self.patch_size, self.channels)
+
+    def dual(self) -> MatrixKey:
+        """T⁻ᵀ; equal to T, up to rounding, where T is orthogonal."""
+        return MatrixKey(torch.linalg.inv(self._secret.T).T, self.patch_size, self.channels)
+
+    @classmethod
+    def orthogonal(cls, patch_size: int, channels: int, seed: int | None = None) -> MatrixKey:
+        """A random orthogonal matrix, all equally likely (Haar); from the operating system's entropy without a seed.
+
+        >>> T = MatrixKey.orthogonal(2, 3, seed=0).matrix()
+        >>> torch.allclose(T @ T.T, torch.eye(12, dtype=torch.float64))
+        True
+        """
+        Q, R = torch.linalg.qr(_normal(block_size(patch_size, channels), seed))
+        return cls(Q * R.diagonal().sign(), patch_size, channels)  # without the signs, QR prefers some matrices
+
+    @classmethod
+    def invertible(cls, patch_size: int, channels: int, seed: int | None = None) -> MatrixKey:
+        """A random matrix with standard normal entries; its condition is a matter of luck.
+
+        >>> 1 < MatrixKey.invertible(2, 3, seed=0).condition < 1000
+        True
+        """
+        return cls(_normal(block_size(patch_size, channels), seed), patch_size, channels)
+
+
+class PatchKeys(BlockKey):
+    """A key of its own for each place of the grid: block (i, j) of every image gets ``keys[i * w + j]``.
+
+    Args:
+        keys: h · w keys of one block shape that act on blocks one by one: signed permutations, or matrices.
+        grid: (h, w), blocks down and across.
+
+    Raises:
+        ValueError: as many keys as places are not there, or their block shapes differ.
+        TypeError: a key that is not for single blocks.
+
+    >>> keys = PatchKeys.from_seed(0, 4, 3, grid=(8, 8))
+    >>> round(keys.bits / 64, 2)
+    247.82
+    """
+
+    __slots__ = ()
+    needs = "a patch embedding whose weights are not shared among places"
+
+    def __init__(self, keys: Iterable[BlockKey], grid: tuple[int, int]) -> None:
+        keys = tuple(keys)
+        for key in keys:
+            if not isinstance(key, SignedPermutation | MatrixKey):
+                raise TypeError(
+                    f"the key of a place must be a SignedPermutation or a MatrixKey, got {type(key).__name__}"
+                )
+        grid = _grid(grid)
+        if len(keys) != grid[0] * grid[1]:
+            raise ValueError(f"need one key for each of the {grid[0]} x {grid[1]} places, got {len(keys)}")
+        shapes = {(key.patch_size, key.channels) for key in keys}
+        if len(shapes) > 1:
+            raise ValueError(f"keys of all places must be for one block shape (M, C), got {sorted(shapes)}")
+        self._set(*shapes.pop(), (grid, keys))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), blocks down and across."""
+        return self._secret[0]
+
+    @property
+    def keys(self) -> tuple[BlockKey, ...]:
+        """One for each place, row by row."""
+        return self._secret[1]
+
+    @property
+    def moves_pixels(self) -> bool:  # type: ignore[override]
+        """Whether all of its keys do."""
+        return all(key.moves_pixels for key in self.keys)
+
+    @property
+    def bits(self) -> float:
+        """The sum over all places."""
+        return sum(key.bits for key in self.keys)
+
+    @property
+    def condition(self) -> float:
+        """The worst of all places."""
+        return max(key.condition for key in self.keys)
+
+    def act(self, blocks: Tensor) -> Tensor:
+        """Each block with its own key."""
+        _check_grid(blocks, self.grid)
+        places = zip(self.keys, blocks.flatten(-3, -2).unbind(-2), strict=True)
+        return torch.stack([key.act(block) for key, block in places], -2).reshape(blocks.shape)
+
+    def inverse(self) -> PatchKeys:
+        """The inverse of each."""
+        return PatchKeys((key.inverse() for key in self.keys), self.grid)
+
+    def dual(self) -> PatchKeys:
+        """The dual of each."""
+        return PatchKeys((key.dual() for key in self.keys), self.grid)
+
+    def _before(self, order: BlockOrder) -> PatchKeys:
+        _same_grid(order.grid, self.grid)
+        return PatchKeys((self.keys[n] for n in order.order.argsort().tolist()), self.grid)
+
+    @classmethod
+    def generate(cls, patch_size: int, channels: int, grid: tuple[int, int]) -> PatchKeys:
+        """The paper's keys, one for each place, from the operating system's entropy."""
+        return cls((Key.generate(patch_size, channels) for _ in range(grid[0] * grid[1])), grid)
+
+    @classmethod
+    def from_seed(cls, seed: int, patch_size: int, channels: int, grid: tuple[int, int]) -> PatchKeys:
+        """Reproducible ones: of place n, ``Key.from_seed(seed * h * w + n)``."""
+        count = grid[0] * grid[1]
+        return cls((Key.from_seed(seed * count + n, patch_size, channels) for n in range(count)), grid)
+
+
+class BlockOrder(BlockKey):
+    """Blocks change places, and stay as they are: place n of the encrypted image gets the block of place order[n].
+
+    Args:
+        order: h · w integers, each of 0..hw-1 once; places are counted row by row.
+        patch_size: M.
+        channels: C.
+        grid: (h, w), blocks down and across.
+
+    Raises:
+        ValueError: a size below 1, a wrong length, an index out of range or repeated.
+
+    >>> order = BlockOrder([1, 0], patch_size=1, channels=1, grid=(1, 2))
+    >>> order.act(torch.tensor([[[5], [7]]])).flatten()
+    tensor([7, 5])
+    >>> round(BlockOrder.generate(4, 3, grid=(8, 8)).bits, 1)
+    296.0
+    """
+
+    __slots__ = ()
+    needs = "learned positions or token mixing; or convolutions, where the order is a symmetry of the grid"
+
+    def __init__(self, order: Iterable[int] | Tensor, patch_size: int, channels: int, grid: tuple[int, int]) -> None:
+        grid = _grid(grid)
+        values = order.tolist() if isinstance(order, Tensor) else list(order)
+        if len(values) != grid[0] * grid[1]:
+            raise ValueError(
+                f"order must have {grid[0] * grid[1]} entries for {grid[0]} x {grid[1]} places, got {len(values)}"
+            )
+        self._set(patch_size, channels, (grid, _permutation(values, "order")))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), blocks down and across."""
+        return self._secret[0]
+
+    @property
+    def order(self) -> Tensor:
+        """int64 (h · w,). A fresh tensor."""
+        return torch.tensor(self._secret[1], dtype=torch.int64)
+
+    @property
+    def bits(self) -> float:
+        """log2 of (h w)!."""
+        return log2(factorial(self.grid[0] * self.grid[1]))
+
+    def act(self, blocks: Tensor) -> Tensor:
+        """Blocks in the new order; also of any other tensor (..., h, w, n), such as a map or a position embedding."""
+        _check_grid(blocks, self.grid)
+        return blocks.flatten(-3, -2)[..., self.order.to(blocks.device), :].reshape(blocks.shape)
+
+    def inverse(self) -> BlockOrder:
+        """The order that puts all blocks back."""
+        return BlockOrder(self.order.argsort(), self.patch_size, self.channels, self.grid)
+
+    def _and_then(self, other: BlockOrder) -> BlockOrder:
+        _same_grid(self.grid, other.grid)
+        return BlockOrder(self.order[other.order], self.patch_size, self.channels, self.grid)
+
+    @classmethod
+    def generate(cls, patch_size: int, channels: int, grid: tuple[int, int]) -> BlockOrder:
+        """An order from the operating system's entropy, each of the (h w)! equally likely."""
+        return cls(_shuffled(list(range(grid[0] * grid[1])), secrets.randbelow), patch_size, channels, grid)
+
+    @classmethod
+    def from_seed(cls, seed: int, patch_size: int, channels: int, grid: tuple[int, int]) -> BlockOrder:
+        """A reproducible order, independent of `Key.from_seed` with the same seed."""
+        below = _randbelow(_label("K3", seed))
+        return cls(_shuffled(list(range(grid[0] * grid[1])), below), patch_size, channels, grid)
+
+
+class ScrambledKey(BlockKey):
+    """First each block by a key for blocks, then whole blocks by an order: what ``key.then(order)`` gives.
+
+    Args:
+        within: a `SignedPermutation`, a `MatrixKey` or `PatchKeys`.
+        order: a `BlockOrder` for the same block shape, and the same grid if `within` has one.
+
+    Raises:
+        TypeError: another kind of key.
+        ValueError: block shapes or grids differ.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, within: BlockKey, order: BlockOrder) -> None:
+        if not isinstance(within, SignedPermutation | MatrixKey | PatchKeys) or not isinstance(order, BlockOrder):
+            raise TypeError(
+                "need a key for the pixels of blocks and a BlockOrder, "
+                f"got {type(within).__name__} and {type(order).__name__}; a.then(b) composes any two keys"
+            )
+        if (within.patch_size, within.channels) != (order.patch_size, order.channels):
+            raise ValueError(f"block shapes differ: {within} and {order}")
+        if isinstance(within, PatchKeys):
+            _same_grid(within.grid, order.grid)
+        self._set(within.patch_size, within.channels, (within, order))
+
+    @property
+    def within(self) -> BlockKey:
+        """What happens first, to the pixels of each block."""
+        return self._secret[0]
+
+    @property
+    def order(self) -> BlockOrder:
+        """What happens then, to whole blocks."""
+        return self._secret[1]
+
+    @property
+    def needs(self) -> str:  # type: ignore[override]
+        """What both need."""
+        return f"{self.within.needs}; {self.order.needs}"
+
+    @property
+    def moves_pixels(self) -> bool:  # type: ignore[override]
+        """Whether the key within blocks does."""
+        return self.within.moves_pixels
+
+    @property
+    def bits(self) -> float:
+        """The sum of both."""
+        return self.within.bits + self.order.bits
+
+    @property
+    def condition(self) -> float:
+        """That of the key within blocks."""
+        return self.within.condition
+
+    def act(self, blocks: Tensor) -> Tensor:
+        """Both, one after the other."""
+        return self.order.act(self.within.act(blocks))
+
+    def inverse(self) -> ScrambledKey:
+        """Of the same form: the order undone, and the key within blocks undone where its blocks have come to lie."""
+        order = self.order.inverse()
+        return ScrambledKey(self.within.inverse()._before(order), order)
+
+    def dual(self) -> ScrambledKey:
+        """The dual within, in the same order."""
+        return ScrambledKey(self.within.dual(), self.order)
+
+
+class KeySchedule:
+    """A key per image: key number n comes from one secret and the public number n, by HKDF-SHA256 (RFC 5869).
+
+    Whoever has the secret can make every key; whoever has some of the keys can make no other. The numbers may be
+    known to all, but a number must not be used for two images.
+
+    Args:
+        secret: at least 16 bytes that nobody can guess, such as `generate` draws.
+        patch_size: M.
+        channels: C.
+
+    Raises:
+        ValueError: a shorter secret.
+
+    >>> schedule = KeySchedule(bytes(32), 4, 3)
+    >>> schedule[7] == schedule[7], schedule[7] == schedule[8], schedule
+    (True, False, KeySchedule(patch_size=4, channels=3, secret hidden))
+    """
+
+    def __init__(self, secret: bytes, patch_size: int, channels: int) -> None:
+        block_size(patch_size, channels)
+        if len(secret) < 16:
+            raise ValueError(
+                f"the secret must have at least 16 bytes, got {len(secret)}; KeySchedule.generate draws one"
+            )
+        self._secret, self.patch_size, self.channels = bytes(secret), patch_size, channels
+
+    @classmethod
+    def generate(cls, patch_size: int, channels: int) -> KeySchedule:
+        """A schedule from 256 bits of the operating system's entropy."""
+        return cls(secrets.token_bytes(32), patch_size, channels)
+
+    def __getitem__(self, number: int) -> Key:
+        """The key of image `number`, 0 or larger."""
+        if number < 0:
+            raise ValueError(f"the number of an image must not be negative, got {number}")
+        info = f"mixerkey Key {self.patch_size} {self.channels} {number}".encode()
+        derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(self._secret).hex()
+        return Key._draw(self.patch_size, self.channels, *(_randbelow(f"{name} {derived}") for name in ("K1", "K2")))
+
+    def keys(self, numbers: Iterable[int]) -> list[Key]:
+        """Those of several images: what `mixerkey.encrypt_images` takes for as many."""
+        return [self[number] for number in numbers]
+
+    def __repr__(self) -> str:
+        return f"KeySchedule(patch_size={self.patch_size}, channels={self.channels}, secret hidden)"
+
+    def __reduce__(self) -> tuple:
+        raise TypeError("keys are never pickled; keep the secret instead")
 
 
 def block_size(patch_size: int, channels: int) -> int:
@@ -319,7 +780,77 @@ def block_size(patch_size: int, channels: int) -> int:
     return patch_size**2 * channels
 
 
-def _shuffled(items: list[int], below: Callable[[int], int]) -> list[int]:
+def key_space_bits(patch_size: int, channels: int) -> float:
+    """log2 of the number of the paper's keys, p_b! · p_b! / ((p_b / 2)!)² (§4.3).
+
+    >>> round(key_space_bits(4, 3), 2)
+    247.82
+    >>> round(2 ** key_space_bits(2, 1))
+    144
+    """
+    size = block_size(patch_size, channels)
+    return log2(factorial(size)) + log2(comb(size, size // 2))
+
+
+class _Matrix:
+    """A matrix that compares and hashes by its numbers."""
+
+    def __init__(self, T: Tensor) -> None:
+        self.T = T
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Matrix) and torch.equal(self.T, other.T)
+
+    def __hash__(self) -> int:
+        return hash(self.T.numpy().tobytes())
+
+
+def _parts(key: BlockKey) -> tuple[BlockKey | None, BlockOrder | None]:
+    """A key as what it does within blocks and to whole blocks."""
+    if isinstance(key, ScrambledKey):
+        return key.within, key.order
+    return (None, key) if isinstance(key, BlockOrder) else (key, None)
+
+
+def _within(a: BlockKey, b: BlockKey) -> BlockKey:
+    """`a` and then `b`, neither of which moves whole blocks, as one key."""
+    if isinstance(a, PatchKeys) or isinstance(b, PatchKeys):
+        grid = a.grid if isinstance(a, PatchKeys) else b.grid  # type: ignore[attr-defined]
+        _same_grid(grid, *(key.grid for key in (a, b) if isinstance(key, PatchKeys)))
+        first, second = (key.keys if isinstance(key, PatchKeys) else [key] * (grid[0] * grid[1]) for key in (a, b))
+        return PatchKeys((_within(x, y) for x, y in zip(first, second, strict=True)), grid)
+    if isinstance(a, SignedPermutation) and isinstance(b, SignedPermutation):
+        v = b.permutation
+        return SignedPermutation(a.permutation[v], a.flips[v] ^ b.flips, a.patch_size, a.channels)
+    return MatrixKey(b.act(a.matrix()), a.patch_size, a.channels)  # type: ignore[attr-defined]
+
+
+def _permutation(values: Sequence[Any], name: str) -> tuple[int, ...]:
+    if sorted(values) != list(range(len(values))):
+        raise ValueError(f"{name} must hold each of 0..{len(values) - 1} once; an index is repeated or out of range")
+    return tuple(int(value) for value in values)
+
+
+def _grid(grid: tuple[int, int]) -> tuple[int, int]:
+    h, w = grid
+    if h < 1 or w < 1:
+        raise ValueError(f"a grid needs at least one place down and across, got {h} x {w}")
+    return int(h), int(w)
+
+
+def _same_grid(*grids: tuple[int, int]) -> None:
+    if len(set(grids)) > 1:
+        raise ValueError("the keys are for different grids of blocks: " + " and ".join(f"{h} x {w}" for h, w in grids))
+
+
+def _check_grid(blocks: Tensor, grid: tuple[int, int]) -> None:
+    if blocks.ndim < 3 or tuple(blocks.shape[-3:-1]) != grid:
+        raise ValueError(
+            f"the key is for {grid[0]} x {grid[1]} blocks, got {tuple(blocks.shape[-3:-1])}: images of another size"
+        )
+
+
+def _shuffled(items: list[int], below: Below) -> list[int]:
     """Fisher and Yates: uniform over all orders when below(n) is uniform over 0..n-1."""
     for i in range(len(items) - 1, 0, -1):
         j = below(i + 1)
@@ -327,22 +858,38 @@ def _shuffled(items: list[int], below: Callable[[int], int]) -> list[int]:
     return items
 
 
-def _randbelow(label: str) -> Callable[[int], int]:
-    """A reproducible `secrets.randbelow`: SHA-256 of the label and a counter, unbiased by rejection."""
+def _label(name: str, seed: int) -> str:
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative, got {seed}")
+    return f"mixerkey {name} {seed}"
+
+
+def _digests(label: str) -> Iterator[bytes]:
+    """Reproducible bytes, 32 at a time: SHA-256 of the label and a counter."""
     counter = 0
+    while True:
+        yield hashlib.sha256(f"{label} {counter}".encode()).digest()
+        counter += 1
+
+
+def _randbelow(label: str) -> Below:
+    """A reproducible `secrets.randbelow`, unbiased by rejection."""
+    digests = _digests(label)
 
     def below(n: int) -> int:
-        nonlocal counter
         limit = 2**64 - 2**64 % n
-        while True:
-            digest = hashlib.sha256(f"{label} {counter}".encode()).digest()
-            counter += 1
-            value = int.from_bytes(digest[:8], "big")
-            if value < limit:
-                return value % n
+        return next(value % n for digest in digests if (value := int.from_bytes(digest[:8], "big")) < limit)
 
     return below
 
 
-def _integers(values: object) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(value) is int for value in values)
+def _normal(size: int, seed: int | None) -> Tensor:
+    """float64 (size, size) of standard normal numbers, each from 53 bits of the operating system or of a seed."""
+    count = 8 * size * size
+    if seed is None:
+        data = secrets.token_bytes(count)
+    else:
+        digests = _digests(_label("matrix", seed))
+        data = b"".join(next(digests) for _ in range(-(-count // 32)))[:count]
+    uniform = ((np.frombuffer(data, ">u8") >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+    return torch.from_numpy(ndtri(uniform).reshape(size, size))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
-from mixerkey.fast import fast_forward
+from mixerkey.fast import forward
 from mixerkey.receipts import processor, versions, weights_digest
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
@@ -193,7 +193,7 @@ class _Forward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.model, ConvMixer):
-            return fast_forward(self.model, x.to(self.dtype))
+            return forward(self.model, x.to(self.dtype))
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.model(x).float()
 

@@ -31,8 +31,8 @@ from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.model_only import brightness, gram, mismatch, model_only, settle
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.data import load_digits
+from mixerkey.keys import MatrixKey
 from mixerkey.training import Recipe, initialize, train
-from mixerkey.variants import mix_model, orthogonal_matrix
 
 Digits = tuple[Tensor, Tensor]
 KEYS = [Key.from_seed(seed, 2, 1) for seed in range(20)]
@@ -142,8 +142,8 @@ def test_an_untrained_network_betrays_nothing(surrogate: ConvMixer) -> None:
 
 
 def test_no_key_undoes_an_orthogonal_matrix(model: ConvMixer, surrogate: ConvMixer, private: Digits) -> None:
-    Q = orthogonal_matrix(2, 1, rng())
-    for locked, opens in ((encrypt_model(model, KEYS[0]), True), (mix_model(model, Q), False)):
+    mixing = MatrixKey.orthogonal(2, 1, seed=0)
+    for locked, opens in ((encrypt_model(model, KEYS[0]), True), (encrypt_model(model, mixing), False)):
         recovery = model_only(locked, surrogate, rng(), starts=20, kicks=20)
         guesses = [g.then(recovery.key) for g in relatives(2, 1)]
         assert (max(accuracy(decrypt_model(locked, guess), *private) for guess in guesses) > 0.95) == opens

@@ -157,8 +157,15 @@ def test_other_networks_with_a_patch_embedding(name: str) -> None:
         assert not torch.allclose(model(encrypted), expected, rtol=0, atol=1e-9)
 
 
-def two_embeddings() -> nn.Module:
-    return nn.ModuleDict({"left": nn.Conv2d(3, 8, 4, 4), "right": nn.Conv2d(3, 8, 4, 4)})
+class TwoEmbeddings(nn.Module):
+    """Two layers that could be the patch embedding, of which one is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.right(x)
 
 
 def test_a_model_without_a_patch_embedding_is_refused() -> None:
@@ -185,7 +192,7 @@ def test_a_key_for_another_shape_is_refused_and_told_what_was_found() -> None:
 
 
 def test_several_candidates_are_named_and_layer_chooses() -> None:
-    model, key = two_embeddings(), Key.from_seed(0, 4, 3)
+    model, key = TwoEmbeddings(), Key.from_seed(0, 4, 3)
     for call in (lambda: patch_matrix(model), lambda: encrypt_model(model, key)):
         with pytest.raises(ValueError, match=r"several layers are .*left, right; name one with layer="):
             call()

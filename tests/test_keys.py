@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from strategies import SHAPES, keys, signed_permutations
 
 from mixerkey import Key, SignedPermutation
-from mixerkey.keys import KeyFileError
+from mixerkey.key_files import KeyFileError
 
 
 @given(keys())

@@ -22,6 +22,7 @@ from mixerkey import Key, decrypt_images, encrypt_images, encrypt_model, load_pr
 from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import partly_wrong, predict
+from mixerkey.key_files import encode
 from tools.lab import COUNTS, LAB, PHOTOS, find_node, photo, run_node
 
 in_node = pytest.mark.skipif(find_node() is None, reason="needs Node.js, which the group pages brings")
@@ -31,7 +32,7 @@ SHIP = 8  # the sample that the page shows first
 
 
 def as_js(key: Key) -> dict[str, Any]:
-    document = key._document()
+    document = json.loads(encode(key))
     return {"patchSize": key.patch_size, "channels": key.channels, "v": document["permutation"], "r": document["flips"]}
 
 
@@ -78,13 +79,13 @@ def test_key_files_travel_both_ways(tmp_path: Path) -> None:
 
 @in_node
 def test_a_key_file_that_is_none_is_explained() -> None:
-    document = Key.from_seed(0, 4, 3)._document()
+    document = json.loads(encode(Key.from_seed(0, 4, 3)))
     swapped = document["permutation"][1::-1] + document["permutation"][2:]
     texts = [
         "{",
         "[]",
-        json.dumps(Key.from_seed(0, 3, 3)._document()),
-        json.dumps(Key.from_seed(0, 4, 1)._document()),
+        encode(Key.from_seed(0, 3, 3)).decode(),
+        encode(Key.from_seed(0, 4, 1)).decode(),
         json.dumps(document | {"permutation": swapped}),
     ]
     script = """(async () => {

@@ -6,11 +6,12 @@ from mixerkey.attacks.ciphertext import ciphertext_only
 from mixerkey.attacks.exhaustion import all_keys, equivalence_classes, exhaustive
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.known import known_plaintext
+from mixerkey.attacks.mixed import unmix
 from mixerkey.attacks.model_only import mismatch, model_only, settle
+from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.attacks.statistics import ImageStatistics, image_statistics, naturalness
-from mixerkey.attacks.variants import unlock_patches, unmix
 
 __all__ = [
     "ImageStatistics",

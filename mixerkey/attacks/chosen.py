@@ -14,7 +14,7 @@ from mixerkey.keys import SignedPermutation, block_size
 HALF = 128  # a pixel and its flip are p and 255 - p: 128 pairs that can be told apart
 
 
-def chosen_plaintext(oracle: Callable[[Tensor], Tensor], patch_size: int, channels: int) -> Recovery:
+def chosen_plaintext(oracle: Callable[[Tensor], Tensor], patch_size: int, channels: int) -> Recovery[SignedPermutation]:
     """The whole key from one query.
 
     Pixel j of the query is j: all different, and below 128. An answer of 128 or more can only be a flipped pixel, and

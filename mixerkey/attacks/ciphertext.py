@@ -39,7 +39,7 @@ def ciphertext_only(
     *,
     starts: int = 20,
     progress: bool = False,
-) -> Recovery:
+) -> Recovery[SignedPermutation]:
     """The key from encrypted images alone.
 
     With T the key's matrix, a second-moment matrix Σ of plain blocks becomes T.T @ Σ @ T: its entries change places

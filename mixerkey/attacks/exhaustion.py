@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 from mixerkey.attacks.recovery import Recovery
-from mixerkey.evaluation import key_space_bits
-from mixerkey.keys import Key
+from mixerkey.keys import Key, SignedPermutation, key_space_bits
 
 LIMIT = 10**6  # keys
 
@@ -66,7 +65,7 @@ def equivalence_classes(
 
 def exhaustive(
     judge: Callable[[Key], float], patch_size: int, channels: int, *, tolerance: float = 1e-9, progress: bool = True
-) -> Recovery:
+) -> Recovery[SignedPermutation]:
     """The best of all keys, by whatever the attacker can measure.
 
     Two judges come to mind. Whoever has the encrypted network and some labelled images measures

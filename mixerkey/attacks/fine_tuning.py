@@ -12,7 +12,7 @@ from tqdm import tqdm
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.embedding import find_patch_embedding
-from mixerkey.fast import fast_forward
+from mixerkey.fast import forward
 
 
 def fine_tune_embedding(
@@ -64,7 +64,7 @@ def fine_tune_embedding(
     decay = torch.optim.lr_scheduler.LinearLR(adam, 1, 0, steps)
     for _ in tqdm(range(steps), "steps", disable=not progress):
         chosen = torch.randperm(len(images), generator=generator)[:batch_size]
-        loss = F.cross_entropy(fast_forward(model, normalize(images[chosen])), labels[chosen])
+        loss = F.cross_entropy(forward(model, normalize(images[chosen])), labels[chosen])
         adam.zero_grad()
         loss.backward()
         adam.step()

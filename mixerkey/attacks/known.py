@@ -14,7 +14,9 @@ from mixerkey.keys import SignedPermutation
 CHUNK = 256  # blocks compared at a time
 
 
-def known_plaintext(plain: Tensor, encrypted: Tensor, patch_size: int, *, tolerance: int = 2) -> Recovery:
+def known_plaintext(
+    plain: Tensor, encrypted: Tensor, patch_size: int, *, tolerance: int = 2
+) -> Recovery[SignedPermutation]:
     """The key from images that are known in both forms, even if some pixels are damaged.
 
     Every block votes: plain pixel j for ciphertext position k when both have the same value, or the flipped one. A

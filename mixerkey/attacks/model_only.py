@@ -31,7 +31,7 @@ def model_only(
     starts: int = 5000,
     kicks: int = 500,
     progress: bool = False,
-) -> Recovery:
+) -> Recovery[SignedPermutation]:
     """The key from the encrypted network and another network that the attacker trained, without any image.
 
     1. Flips: batch normalisation is not encrypted. It stores the variance of each filter's response, and the filters
@@ -109,7 +109,7 @@ def brightness(model: ConvMixer) -> np.ndarray:
     >>> bool((b > 0).all() or (b < 0).all())
     True
     """
-    E, variance = patch_matrix(model).double(), cast(Tensor, model[2].running_var).double()
+    E, variance = patch_matrix(model).double(), cast(Tensor, model.embedding_norm.running_var).double()
     size = (E**2).sum(0)
     response = variance / size
     leading = torch.linalg.eigh((E * (response**SHARPNESS / size)) @ E.T)[1][:, -1]
@@ -129,7 +129,9 @@ def gram(model: ConvMixer) -> np.ndarray:
     return (E @ E.T).numpy()
 
 
-def settle(recovery: Recovery, evidence: Callable[[SignedPermutation], float]) -> Recovery:
+def settle(
+    recovery: Recovery[SignedPermutation], evidence: Callable[[SignedPermutation], float]
+) -> Recovery[SignedPermutation]:
     """Decide between a key and its ambiguous relatives by other evidence.
 
     Args:
@@ -183,7 +185,7 @@ def mismatch(model: ConvMixer, images: Tensor) -> float:
         ratio, shift = z.var(1) / variance, (z.mean(1) - mean) ** 2 / variance
         seen.append((ratio + shift - 1 - ratio.log()) / 2)
 
-    norms = [m for m in (model[2], *model[3].modules()) if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = (model.embedding_norm, model.layers[0].depthwise_norm, model.layers[0].pointwise_norm)
     hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
     was_training = model.training
     model.eval()

@@ -16,7 +16,7 @@ from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
-from mixerkey.fast import fast_forward
+from mixerkey.fast import forward
 from mixerkey.keys import SignedPermutation
 
 SINKHORN = 10  # normalisations of rows and columns
@@ -29,7 +29,7 @@ def hill_climb(
     generator: torch.Generator,
     *,
     progress: bool = False,
-) -> Recovery:
+) -> Recovery[SignedPermutation]:
     """Change a key a little, keep what is no worse, repeat: all that an attacker needs is a score.
 
     A change exchanges two positions, or moves a flip from one position to another, so flips stay balanced. In a black
@@ -56,7 +56,7 @@ def hill_climb(
     >>> hill_climb(score, Key.from_seed(2, 2, 1), 100, torch.Generator().manual_seed(0)).key == secret
     True
     """
-    size = len(start.permutation)
+    size = start.size
     if queries < 1 or size < 2:
         raise ValueError(f"need at least one query and two pixels a block, got {queries} and {size}")
     key, best = start, score(start)
@@ -83,7 +83,7 @@ def relaxed_permutation(
     rate: float = 0.1,
     start: SignedPermutation | None = None,
     progress: bool = False,
-) -> Recovery:
+) -> Recovery[SignedPermutation]:
     """Follow the gradient through a relaxed signed permutation, then round.
 
     A key's matrix has one entry ±1 in each row and column. Relaxed, it is D = P - N with P + N doubly stochastic,
@@ -156,7 +156,7 @@ def labelled_loss(
     def loss(D: Tensor) -> Tensor:
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
         x = integrate(segment(normalize(images[chosen]), M) @ D, M)
-        return F.cross_entropy(fast_forward(model, x), labels[chosen])
+        return F.cross_entropy(forward(model, x), labels[chosen])
 
     return loss
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from mixerkey.keys import Key, SignedPermutation
+from mixerkey.keys import BlockKey, Key, SignedPermutation
+
+AnyKey = TypeVar("AnyKey", bound=BlockKey)
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(Generic[AnyKey]):
     """A recovered key, how well it explains what the attacker has, and what that evidence cannot settle.
 
     Attributes:
@@ -27,9 +30,9 @@ class Recovery:
     [False]
     """
 
-    key: SignedPermutation
+    key: AnyKey
     score: float
-    ambiguous: tuple[SignedPermutation, ...] = ()
+    ambiguous: tuple[AnyKey, ...] = ()
 
 
 def as_key(key: SignedPermutation) -> SignedPermutation:

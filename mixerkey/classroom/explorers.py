@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
+from mixerkey.absorption import encrypt_model
 from mixerkey.attacks import (
     chosen_plaintext,
     ciphertext_only,
@@ -36,7 +37,7 @@ from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.classroom.figures import show_images, show_matrix
 from mixerkey.convmixer import load_pretrained
 from mixerkey.data import load_digits, load_photos
-from mixerkey.embedding import encrypt_model, find_patch_embedding, patch_matrix
+from mixerkey.embedding import find_patch_embedding, patch_matrix
 from mixerkey.evaluation import accuracy, classify, partly_wrong
 from mixerkey.keys import Key, SignedPermutation
 
@@ -216,9 +217,10 @@ def cipher_stages(image: Tensor, key: SignedPermutation, shuffle: bool = True, f
     >>> torch.equal(stages["flipped"], encrypt_images(image, key)), torch.equal(stages["decrypted"], image)
     (True, True)
     """
-    size, shape = len(key.permutation), (key.patch_size, key.channels)
-    only_shuffle = SignedPermutation(key.permutation if shuffle else range(size), [False] * size, *shape)
-    only_flip = SignedPermutation(range(size), key.flips if flip else [False] * size, *shape)
+    shape = key.patch_size, key.channels
+    nothing = SignedPermutation.identity(*shape)
+    only_shuffle = key.shuffle if shuffle else nothing
+    only_flip = key.flip if flip else nothing
     shuffled = encrypt_images(image, only_shuffle)
     flipped = encrypt_images(shuffled, only_flip)
     decrypted = decrypt_images(flipped, only_shuffle.then(only_flip))
@@ -282,7 +284,7 @@ def wrong_fraction(
     (True, True)
     """
     model, images, labels, key = _classifier(model, images, labels, key)
-    locked, size = encrypt_model(model, key), len(key.permutation)
+    locked, size = encrypt_model(model, key), key.size
     sent = encrypt_images(images[:6], key)
 
     def view(positions: int, signs: int, draw: int) -> View:
@@ -344,7 +346,8 @@ def embedding_rows(
     (True, True)
     """
     model, images, labels, key = _classifier(model, images, labels, key)
-    size, shape = len(key.permutation), (key.patch_size, key.channels)
+    shape = key.patch_size, key.channels
+    size = key.size
     sent, E, best = encrypt_images(images, key), patch_matrix(model), accuracy(model, images, labels)
     order, signs = list(range(size)), [False] * size
 
@@ -432,7 +435,7 @@ def attackers_console(public: Tensor | None = None, private: Tensor | None = Non
         private = private[private.float().std((1, 2, 3)).argsort(descending=True)]
     key = key if key is not None else Key.generate(4, private.shape[1])
     prior = image_statistics(public, key.patch_size)
-    encrypted, size = encrypt_images(private, key), len(key.permutation)
+    encrypted, size = encrypt_images(private, key), key.size
     wanted = False  # whether the button was pressed
 
     def view(attack: str, count: int) -> View:

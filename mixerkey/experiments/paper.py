@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import encrypt_images
 from mixerkey.convmixer import ConvMixer, Residual, load_pretrained
 from mixerkey.data import load_cifar10, load_digits
-from mixerkey.embedding import encrypt_model
-from mixerkey.evaluation import classify, confusion, key_space_bits, partly_wrong, sweep
-from mixerkey.keys import Key, SignedPermutation
+from mixerkey.evaluation import classify, confusion, partly_wrong, sweep
+from mixerkey.keys import Key, SignedPermutation, key_space_bits
 from mixerkey.receipts import box_plot, confidence_interval, processor, read_json, versions, weights_digest, write_json
 from mixerkey.training import Recipe, train
 
@@ -34,13 +34,8 @@ def parts(key: Key) -> dict[str, SignedPermutation]:
     >>> [name for name in parts(Key.from_seed(0, 2, 1))]
     ['plain', 'shuffled', 'flipped', 'both']
     """
-    size = len(key.permutation)
-    return {
-        "plain": SignedPermutation.identity(key.patch_size, key.channels),
-        "shuffled": SignedPermutation(key.permutation.tolist(), [False] * size, key.patch_size, key.channels),
-        "flipped": SignedPermutation(list(range(size)), key.flips.tolist(), key.patch_size, key.channels),
-        "both": key,
-    }
+    nothing = SignedPermutation.identity(key.patch_size, key.channels)
+    return {"plain": nothing, "shuffled": key.shuffle, "flipped": key.flip, "both": key}
 
 
 def table_1(model: nn.Module, key: Key, test: Data) -> dict:
@@ -91,7 +86,7 @@ def partial_keys(
     """
     images, labels = test
     locked, generator = encrypt_model(model, key), torch.Generator().manual_seed(seed)
-    size = len(key.permutation)
+    size = key.size
     steps = sorted({n for n in (0, 2, 4, 8, 16, 24, 32, 40) if n < size} | {size})
     grid = [("positions", n) for n in steps] + [("signs", n) for n in steps]
     result: dict[str, dict[str, list[int]]] = {"positions": {}, "signs": {}}

@@ -45,26 +45,20 @@ from mixerkey.attacks import (
     image_statistics,
     known_plaintext,
 )
-from mixerkey.attacks.variants import pixels, unlock_patches, unmix
+from mixerkey.attacks.mixed import pixels, unmix
+from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
 from mixerkey.data import load_cifar10
+from mixerkey.keys import MatrixKey, PatchKeys
 from mixerkey.receipts import RECEIPTS, processor, read_json, versions, weights_digest, write_json
-from mixerkey.variants import (
-    add_noise,
-    encrypt_each,
-    encrypt_patches,
-    mix_blocks,
-    mix_images,
-    mix_model,
-    orthogonal_matrix,
-)
 
 RECEIPT = RECEIPTS / "schemes.json"
 COUNTS = (100, 1000, 10_000)
 JUDGED = 100  # secret images on which the decryption is judged
 TESTED = 1000  # test images on which an accuracy is measured
 EXACT = 100.0  # dB
+GRID = (8, 8)  # blocks of an image
 QUALITIES = (100, 95, 90, 75, 50)
 
 
@@ -76,6 +70,35 @@ def public() -> Tensor:
 @cache
 def prior(patch_size: int) -> ImageStatistics:
     return image_statistics(public(), patch_size)
+
+
+def add_noise(x: Tensor, levels: float, generator: torch.Generator) -> Tensor:
+    """Gaussian noise before encryption, so that the same picture is never sent twice alike.
+
+    The price is accuracy; see the receipt.
+
+    Args:
+        x: uint8 images.
+        levels: standard deviation in grey levels; 0 for none.
+        generator: of the noise.
+
+    Returns:
+        uint8, same shape: rounded and cut to 0..255.
+
+    Raises:
+        TypeError: images that are not uint8.
+        ValueError: a negative standard deviation.
+
+    >>> x = torch.full((1, 8, 8), 100, dtype=torch.uint8)
+    >>> torch.equal(add_noise(x, 0, torch.Generator()), x), torch.equal(add_noise(x, 8, torch.Generator()), x)
+    (True, False)
+    """
+    if x.dtype != torch.uint8:
+        raise TypeError(f"noise is added to uint8 images, got {x.dtype}")
+    if levels < 0:
+        raise ValueError(f"the standard deviation must not be negative, got {levels}")
+    noise = levels * torch.randn(x.shape, generator=generator)
+    return (x + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -156,7 +179,7 @@ def key_per_image() -> dict[str, tuple[Trial, int]]:
             _, judged = draw(0, seed)
             others = keys(JUDGED, 500 + seed)
             found = attack(seed)
-            hidden = encrypt_each(judged, others)
+            hidden = encrypt_images(judged, others)
             return verdict(found in others, normalize(decrypt_images(hidden, found)), judged)
 
         return trial
@@ -171,7 +194,7 @@ def key_per_image() -> dict[str, tuple[Trial, int]]:
     def only(count: int) -> Callable[[int], SignedPermutation]:
         def attack(seed: int) -> SignedPermutation:
             x, _ = draw(count, seed)
-            hidden = encrypt_each(x, keys(count, seed))
+            hidden = encrypt_images(x, keys(count, seed))
             return ciphertext_only(hidden, prior(4), torch.Generator().manual_seed(seed)).key
 
         return attack
@@ -184,7 +207,7 @@ def key_per_image() -> dict[str, tuple[Trial, int]]:
             ciphertext_only(encrypt_images(image[None], key), prior(4), torch.Generator().manual_seed(seed)).key
             for image, key in zip(x, each, strict=True)
         ]
-        opened = encrypt_each(encrypt_each(x, each), [key.inverse() for key in found])
+        opened = decrypt_images(encrypt_images(x, each), found)
         share = sum(a == b for a, b in zip(found, each, strict=True)) / 20
         return [share, round(psnr(normalize(opened), normalize(x)), 2)]
 
@@ -197,34 +220,33 @@ def key_per_image() -> dict[str, tuple[Trial, int]]:
 
 
 def keys_per_patch() -> dict[str, tuple[Trial, int]]:
-    def run(attack: Callable[[list[Key], int], list[SignedPermutation]]) -> Trial:
+    def run(attack: Callable[[PatchKeys, int], PatchKeys]) -> Trial:
         def trial(seed: int) -> list:
-            true, (_, judged) = keys(64, seed), draw(0, seed)
+            true, (_, judged) = PatchKeys(keys(64, seed), GRID), draw(0, seed)
             found = attack(true, seed)
-            opened = encrypt_patches(encrypt_patches(judged, true), [key.inverse() for key in found])
-            return verdict(found == true, normalize(opened), judged)
+            return verdict(found == true, normalize(decrypt_images(encrypt_images(judged, true), found)), judged)
 
         return trial
 
-    def chosen(true: list[Key], seed: int) -> list[SignedPermutation]:
+    def chosen(true: PatchKeys, seed: int) -> PatchKeys:
         def oracle(n: int) -> Callable[[Tensor], Tensor]:
             i, j = n // 8, n % 8  # the same crafted block in every place: one query for all
-            return lambda x: encrypt_patches(x.repeat(1, 8, 8), true)[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+            return lambda x: encrypt_images(x.repeat(1, 8, 8), true)[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
 
-        return [chosen_plaintext(oracle(n), 4, 3).key for n in range(64)]
+        return PatchKeys((chosen_plaintext(oracle(n), 4, 3).key for n in range(64)), GRID)
 
-    def known(true: list[Key], seed: int) -> list[SignedPermutation]:
+    def known(true: PatchKeys, seed: int) -> PatchKeys:
         x, _ = draw(1, seed)
-        a, b = segment(x, 4).flatten(0, 2), segment(encrypt_patches(x, true), 4).flatten(0, 2)  # (64, p_b)
+        a, b = segment(x, 4).flatten(0, 2), segment(encrypt_images(x, true), 4).flatten(0, 2)  # (64, p_b)
         shape = (64, 3, 4, 4)
         pairs = zip(a.reshape(shape), b.reshape(shape), strict=True)
-        return [known_plaintext(plain[None], hidden[None], 4).key for plain, hidden in pairs]
+        return PatchKeys((known_plaintext(plain[None], hidden[None], 4).key for plain, hidden in pairs), GRID)
 
-    def only(count: int) -> Callable[[list[Key], int], list[SignedPermutation]]:
-        def attack(true: list[Key], seed: int) -> list[SignedPermutation]:
+    def only(count: int) -> Callable[[PatchKeys, int], PatchKeys]:
+        def attack(true: PatchKeys, seed: int) -> PatchKeys:
             x, _ = draw(count, seed)
             rng = torch.Generator().manual_seed(seed)
-            return [recovery.key for recovery in unlock_patches(encrypt_patches(x, true), public()[:10_000], 4, rng)]
+            return unlock_patches(encrypt_images(x, true), public()[:10_000], 4, rng).key
 
         return attack
 
@@ -238,31 +260,31 @@ def keys_per_patch() -> dict[str, tuple[Trial, int]]:
 def orthogonal() -> dict[str, tuple[Trial, int]]:
     """Whole is a matrix that is right to a thousandth; half a grey level is 54 dB."""
 
-    def run(attack: Callable[[Tensor, int], Tensor]) -> Trial:
+    def run(attack: Callable[[MatrixKey, int], MatrixKey]) -> Trial:
         def trial(seed: int) -> list:
-            Q, (_, judged) = orthogonal_matrix(4, 3, torch.Generator().manual_seed(seed)), draw(0, seed)
-            found = attack(Q, seed)
-            opened = mix_blocks(mix_images(judged, Q, 4), found.T, 4)
-            return verdict(bool((found - Q).abs().max() < 1e-3), opened, judged)
+            true, (_, judged) = MatrixKey.orthogonal(4, 3, seed), draw(0, seed)
+            found = attack(true, seed)
+            opened = normalize(decrypt_images(encrypt_images(judged, true), found))
+            return verdict(bool((found.matrix() - true.matrix()).abs().max() < 1e-3), opened, judged)
 
         return trial
 
-    def known(Q: Tensor, x: Tensor) -> Tensor:
+    def known(true: MatrixKey, x: Tensor) -> MatrixKey:
         """Orthogonal Procrustes: the orthogonal matrix nearest to taking x to x Q."""
-        a, b = segment(normalize(x), 4).reshape(-1, 48).double(), segment(mix_images(x, Q, 4), 4).reshape(-1, 48)
-        left, _, right = torch.linalg.svd(a.T @ b.double())
-        return left @ right
+        a, b = (segment(image, 4).reshape(-1, 48).double() for image in (normalize(x), encrypt_images(x, true)))
+        left, _, right = torch.linalg.svd(a.T @ b)
+        return MatrixKey(left @ right, 4, 3)
 
-    def chosen(Q: Tensor, seed: int) -> Tensor:
+    def chosen(true: MatrixKey, seed: int) -> MatrixKey:
         rng = torch.Generator().manual_seed(seed)
-        return known(Q, torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=rng))
+        return known(true, torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=rng))
 
-    def only(count: int) -> Callable[[Tensor, int], Tensor]:
-        return lambda Q, seed: unmix(mix_images(draw(count, seed)[0], Q, 4), prior(4))
+    def only(count: int) -> Callable[[MatrixKey, int], MatrixKey]:
+        return lambda true, seed: unmix(encrypt_images(draw(count, seed)[0], true), prior(4)).key
 
     return {
         "chosen plaintext": (run(chosen), 10),
-        "known plaintext": (run(lambda Q, seed: known(Q, draw(1, seed)[0])), 10),
+        "known plaintext": (run(lambda true, seed: known(true, draw(1, seed)[0])), 10),
         **{f"ciphertext only, {count}": (run(only(count)), 10) for count in COUNTS},
     }
 
@@ -285,19 +307,18 @@ def costs() -> dict:
     images, labels = load_test()[0][:TESTED], load_test()[1][:TESTED]
     encrypted = encrypt_model(model, key)
     rng = torch.Generator().manual_seed(0)
-    Q = orthogonal_matrix(4, 3, rng)
-    mixed = mix_images(images, Q, 4)
-    mixed_model = mix_model(model, Q)
-    with torch.inference_mode():
-        logits = torch.cat([mixed_model(part) for part in mixed.split(250)])
+    mixing = MatrixKey.orthogonal(4, 3, seed=0)
+    mixed_model, mixed = encrypt_model(model, mixing), encrypt_images(images, mixing)
     E, per_patch = patch_matrix(model).numel(), keys(64, 0)
     return {
         "plain": accuracy(model, images, labels),
         "one key": accuracy(encrypted, images, labels, key),
-        "orthogonal matrix, floats": (logits.argmax(1) == labels).double().mean().item(),
-        "orthogonal matrix, rounded to 8 bits": accuracy(mixed_model, pixels(mixed), labels),
-        "keys per patch, one convolution": accuracy(encrypted, encrypt_patches(images, [key, *per_patch[1:]]), labels),
-        "key per image, one convolution": accuracy(encrypted, encrypt_each(images, keys(TESTED, 0)), labels),
+        "orthogonal matrix, floats": accuracy(mixed_model, images, labels, mixing),
+        "orthogonal matrix, rounded to 8 bits": accuracy(mixed_model, pixels(((1 + mixed) / 2).clamp(0, 1)), labels),
+        "keys per patch, one convolution": accuracy(
+            encrypted, encrypt_images(images, PatchKeys([key, *per_patch[1:]], GRID)), labels
+        ),
+        "key per image, one convolution": accuracy(encrypted, images, labels, keys(TESTED, 0)),
         **{
             f"noise of {levels} levels": accuracy(encrypted, add_noise(images, levels, rng), labels, key)
             for levels in (8, 16, 32)

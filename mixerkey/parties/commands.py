@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.convmixer import PRETRAINED, load_model, load_pretrained
 from mixerkey.data import CIFAR10_CLASSES, load_digits
-from mixerkey.embedding import encrypt_model
 from mixerkey.keys import Key
 from mixerkey.parties.trainer import (
     ModelCard,

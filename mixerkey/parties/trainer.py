@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from mixerkey.absorption import encrypt_model
 from mixerkey.convmixer import ConvMixer, load_model
-from mixerkey.embedding import encrypt_model
 from mixerkey.keys import Key, SignedPermutation
 
 KEY_ID = "[0-9a-f]{16}"

@@ -1,4 +1,4 @@
-"""Ciphertext only, against two variants of the cipher: mixing by an orthogonal matrix, and keys per patch."""
+"""Ciphertext only, against a key for each place: `PatchKeys`."""
 
 from __future__ import annotations
 
@@ -10,69 +10,14 @@ from tqdm import tqdm
 
 from mixerkey.attacks.ciphertext import leading_signs, match, relatives
 from mixerkey.attacks.recovery import Recovery, as_key
-from mixerkey.attacks.statistics import CHUNK, ImageStatistics, Moments, image_statistics, naturalness
+from mixerkey.attacks.statistics import CHUNK, Moments, image_statistics, naturalness
 from mixerkey.blocks import segment
-from mixerkey.cipher import normalize
-from mixerkey.keys import SignedPermutation
-from mixerkey.variants import encrypt_patches, mix_blocks
+from mixerkey.cipher import decrypt_images, normalize
+from mixerkey.keys import PatchKeys, SignedPermutation
 
 JUDGED = 100  # images are enough to tell a negative
-ROUNDS = 100  # of refinement at most
 STARTS = 20  # of each graph matching
 RIDGE = 1e-3  # added to variances of pixels in [-1, 1]
-
-
-def unmix(mixed: Tensor, prior: ImageStatistics) -> Tensor:
-    """The orthogonal matrix Q from images mixed by it, x' = x Q, and public statistics.
-
-    Second moments become Qᵀ Σ Q, so the eigenvectors of one are those of the other times Q, up to a sign each. The
-    moments of neighbouring blocks show which signs belong together, and how natural the images look, the last one.
-    Then Q is refined: the orthogonal matrix that takes the logarithm of Σ and the whitened moments of neighbours
-    nearest to those of the mixed images, by repeated projection (orthogonal Procrustes).
-
-    Args:
-        mixed: what `mix_images` gives, float (N, C, H, W), at least two blocks a side.
-        prior: from `image_statistics`, of images like the secret ones.
-
-    Returns:
-        Q, float64 (p_b, p_b), an estimate: ``mix_blocks(mixed, Q.T, M)`` are the images, nearly.
-
-    Raises:
-        ValueError: images with another number of channels than the prior's.
-
-    >>> from mixerkey.attacks import image_statistics
-    >>> from mixerkey.data import load_digits
-    >>> from mixerkey.variants import mix_images, orthogonal_matrix
-    >>> (public, _), (private, _) = load_digits("train"), load_digits("test")
-    >>> Q = orthogonal_matrix(2, 1, torch.Generator().manual_seed(0))
-    >>> estimate = unmix(mix_images(private, Q, 2), image_statistics(public, 2))
-    >>> round((estimate * Q).sum().item() / 4, 1)  # 1 for equal matrices
-    1.0
-    """
-    M = prior.patch_size
-    if mixed.ndim != 4 or mixed.shape[1] != prior.channels:
-        raise ValueError(f"the prior is for images (N, {prior.channels}, H, W), got {tuple(mixed.shape)}")
-    A, U = _whitened(prior.moments.products)
-    B, V = _whitened(_products(mixed, M))
-    F, G = U.T @ A @ U, V.T @ B @ V
-    signs = _synchronised((F * G).sum(0))
-    Q = U @ (signs[:, None] * V.T)
-    for _ in range(ROUNDS):
-        left, _, right = np.linalg.svd((A @ Q @ B.transpose(0, 2, 1) + A.transpose(0, 2, 1) @ Q @ B).sum(0))
-        if np.abs(Q - left @ right).max() < 1e-6:
-            break
-        Q = left @ right
-    candidates = [torch.from_numpy(Q), torch.from_numpy(-Q)]
-    return max(candidates, key=lambda q: naturalness(pixels(mix_blocks(mixed[:JUDGED], q.T, M)), prior))
-
-
-def pixels(x: Tensor) -> Tensor:
-    """Normalised pixels as uint8, cut to the range.
-
-    >>> pixels(torch.tensor([-1.2, 0.0, 1.0]))
-    tensor([  0, 128, 255], dtype=torch.uint8)
-    """
-    return (127.5 + 127.5 * x).round().clamp(0, 255).to(torch.uint8)
 
 
 def unlock_patches(
@@ -82,8 +27,8 @@ def unlock_patches(
     generator: torch.Generator | None = None,
     *,
     progress: bool = False,
-) -> list[Recovery]:
-    """The keys per patch, from images encrypted with them and public images of the same size.
+) -> Recovery[PatchKeys]:
+    """The `PatchKeys` from images encrypted with them and public images of the same size.
 
     A patch has one block an image, so its own second moments need many images. But moments between patches pass
     through the keys too. Every patch is first solved alone, as in `ciphertext_only`, and the best of them is taken as
@@ -93,14 +38,14 @@ def unlock_patches(
     patch are tried, and the one under which the predictions agree best and the images look most natural wins.
 
     Args:
-        encrypted: uint8 (N, C, H, W), from `encrypt_patches`.
+        encrypted: uint8 (N, C, H, W), encrypted with `PatchKeys`.
         public_images: uint8 (N', C, H, W).
         patch_size: M.
         generator: draws starts; by default one with a fixed seed.
         progress: whether to show a progress bar on stderr.
 
     Returns:
-        one recovery a patch, row by row; the score is the correlation of moments of its pixels with all pixels.
+        the keys; the score is the mean correlation of the moments of a patch's pixels with those of all pixels.
 
     Raises:
         ValueError: images of different sizes.
@@ -127,52 +72,17 @@ def unlock_patches(
     order = np.argsort(distance[seed], kind="stable").tolist()
 
     prior = image_statistics(public_images[:1000], patch_size)
-    best, result = -np.inf, []
+    grid = (encrypted.shape[2] // patch_size, width)
+    best = -np.inf
     for g in tqdm(relatives(patch_size, C), "relatives", disable=not progress):
         w, t = g.permutation.numpy()[v], s * (-1 if g.flips[0] else 1)
         found = _spread(plain, hidden, near, order, w, t)
-        keys = [as_key(SignedPermutation(w, t < 0, patch_size, C)) for w, t, _ in found]
-        sample = encrypt_patches(encrypted[:JUDGED], [key.inverse() for key in keys])
-        fit = float(np.mean([score for _, _, score in found])) + naturalness(sample, prior)
+        keys = PatchKeys((as_key(SignedPermutation(w, t < 0, patch_size, C)) for w, t, _ in found), grid)
+        score = float(np.mean([score for _, _, score in found]))
+        fit = score + naturalness(decrypt_images(encrypted[:JUDGED], keys), prior)
         if fit > best:
-            best, result = fit, [Recovery(key, score) for key, (_, _, score) in zip(keys, found, strict=True)]
+            best, result = fit, Recovery(keys, score)
     return result
-
-
-def _whitened(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log Σ and the moments of neighbours, whitened by Σ, each of unit norm: (3, p, p); and the eigenvectors of Σ.
-
-    An orthogonal matrix passes through all of this, and no direction is drowned by the brightness.
-    """
-    values, vectors = np.linalg.eigh(products[0])
-    values = np.maximum(values, values[-1] * 1e-6)
-    root = vectors / np.sqrt(values) @ vectors.T
-    log = vectors * np.log(values) @ vectors.T
-    log -= np.trace(log) / len(log) * np.eye(len(log))
-    result = np.stack([log, root @ products[1] @ root, root @ products[2] @ root])
-    return result / np.linalg.norm(result, axis=(1, 2), keepdims=True), vectors
-
-
-def _synchronised(W: np.ndarray) -> np.ndarray:
-    """Signs s, ±1, for which the sum of s_i s_j W_ij is large: the leading eigenvector's, then single flips."""
-    W = W + W.T
-    np.fill_diagonal(W, 0)
-    s = np.where(np.linalg.eigh(W)[1][:, -1] < 0, -1.0, 1.0)
-    while (gain := -s * (W @ s)).max() > 1e-12:
-        s[gain.argmax()] *= -1
-    return s
-
-
-def _products(x: Tensor, patch_size: int) -> np.ndarray:
-    """As `Moments.products`, of images that are normalised already."""
-
-    def sums(part: Tensor) -> Tensor:
-        z = segment(part, patch_size).double()  # (n, h, w, p_b)
-        pairs = ((z, z), (z[:, :, :-1], z[:, :, 1:]), (z[:, :-1], z[:, 1:]))
-        return torch.stack([torch.einsum("nhwi,nhwj->ij", a, b) / a[0, ..., 0].numel() for a, b in pairs])
-
-    total = torch.stack([sums(part) for part in x.split(CHUNK)]).sum(0)
-    return (total / len(x)).numpy()
 
 
 def _all_moments(images: Tensor, patch_size: int) -> np.ndarray:

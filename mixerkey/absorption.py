@@ -1,0 +1,577 @@
+"""Model encryption (§3.3, Eq. 8 and 9): what a network absorbs of a key, and the proof that it has.
+
+A network absorbs T in its patch embedding, E' = T⁻¹ E; an order of blocks in what tells places apart: position
+embeddings, token mixing, or, where the order is a symmetry of the grid, the kernels of its convolutions. No layer is
+trusted to be what it looks like: every answer is tried out on images before it is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mixerkey.blocks import integrate, segment
+from mixerkey.cipher import network_input
+from mixerkey.embedding import UnsharedEmbedding, describe, is_patch_embedding, named_layer, own_weight
+from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation
+
+Model = TypeVar("Model", bound=nn.Module)
+SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
+TOLERANCE = 1e-6  # of the probe in float64, relative to its largest value
+
+
+def encrypt_model(
+    model: Model,
+    key: BlockKey,
+    *,
+    layer: str | Sequence[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Model:
+    """A copy of the model that expects images encrypted with `key`, normalised by mean 1/2 and deviation 1/2.
+
+    With the paper's key, row k of the new matrix is row v_k of E (Eq. 8), with its sign reversed where r_k = 1 (Eq. 9).
+    In general E' = T⁻¹ E, so that (x T)(T⁻¹ E) = x E; for a signed permutation T⁻¹ = Tᵀ, and nothing is rounded.
+
+    Networks trained with other means and deviations go through `mixerkey.renormalize` first.
+
+    Args:
+        model: any module whose images enter through a patch embedding that fits the key: a Conv2d with kernel_size ==
+            stride, a multiple of M, without padding, or a Linear that takes flattened patches. Not modified.
+            Compiled and parallel wrappers are taken off.
+        key: the secret; for what each kind needs of a network see `BlockKey.needs`.
+        layer: the name of the patch embedding, where several fit; names, where images enter through all of them.
+        image_size: (H, W) of the images that the network takes, where it does not say so itself.
+
+    Returns:
+        the encrypted network. It has been tried out: it answers encrypted images as the old network answers plain
+        ones, other than it answers plain ones itself, and keeps no copy of the plain matrix.
+
+    Raises:
+        ValueError: no patch embedding fits the key, or several do; or the network cannot absorb the key. The message
+            names what was found and what to do.
+
+    >>> from mixerkey import ConvMixer, Key, encrypt_images, normalize
+    >>> model, key = ConvMixer(16, 1).eval().double(), Key.generate(4, 3)
+    >>> x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    >>> plain, encrypted = (normalize(image).double() for image in (x, encrypt_images(x, key)))
+    >>> torch.allclose(encrypt_model(model, key)(encrypted), model(plain), atol=1e-12)
+    True
+    """
+    if not isinstance(key, BlockKey):
+        raise ValueError("a network absorbs one key; with a key per image it must be encrypted anew for each image")
+    model = _unwrapped(model)
+    names = [layer] if isinstance(layer, str) else layer
+    copy = deepcopy(model)
+    within, order = (key.within, key.order) if isinstance(key, ScrambledKey) else (key, None)
+    if isinstance(key, BlockOrder):
+        within, order = SignedPermutation.identity(key.patch_size, key.channels), key
+    size = _image_size(model, key, image_size)
+    for name in names or [_find(model, key, size)]:
+        _encrypt_embedding(copy, name, within, key, size)
+    if order is not None:
+        _reorder(copy, order)
+    if not _is_identity(key):
+        _prove(model, copy, key, size)
+    return copy
+
+
+def decrypt_model(
+    model: Model,
+    key: BlockKey,
+    *,
+    layer: str | Sequence[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Model:
+    """Undo `encrypt_model` with the same key: exactly, for keys that move pixels; rows are moved and negated only.
+
+    >>> from mixerkey import Key, load_pretrained, patch_matrix
+    >>> model, key = load_pretrained("digits"), Key.generate(2, 1)
+    >>> torch.equal(patch_matrix(decrypt_model(encrypt_model(model, key), key)), patch_matrix(model))
+    True
+    """
+    return encrypt_model(model, key.inverse(), layer=layer, image_size=image_size)
+
+
+# What absorbs the key within blocks
+
+
+def _encrypt_embedding(
+    model: nn.Module, name: str, key: BlockKey, whole: BlockKey, size: tuple[int, int] | None
+) -> None:
+    """Turn the filters of a patch embedding, in place: they are vectors over pixels, so the dual key acts on them."""
+    module = named_layer(model, name)
+    if isinstance(module, UnsharedEmbedding):
+        weight = module.weight
+        filters = weight.detach()  # (d, h, w, p_b)
+    elif is_patch_embedding(module):
+        if module.kernel_size[0] % key.patch_size or module.in_channels != key.channels:
+            raise ValueError(
+                f"layer {name!r} has patch size {module.kernel_size[0]} and {module.in_channels} input channels, "
+                f"but the key is for {key.patch_size} and {key.channels}"
+            )
+        weight, P = own_weight(module, name), module.kernel_size[0]
+        if isinstance(key, PatchKeys):
+            if key.patch_size != P:
+                raise ValueError(f"keys per place need blocks as large as the patch, {P}, got {key.patch_size}")
+            h, w = key.grid
+            filters = segment(weight.detach(), P).squeeze((1, 2))[:, None, None].expand(-1, h, w, -1)
+            _replace(model, name, UnsharedEmbedding(_turned(filters, key), module.bias, P))
+            return
+        filters = segment(weight.detach(), key.patch_size)  # (d, P / M, P / M, p_b)
+    elif isinstance(module, nn.Linear):
+        _encrypt_linear(model, name, key, whole, size)
+        return
+    else:
+        raise ValueError(
+            f"layer {name!r} is a {type(module).__name__}, not a Conv2d with kernel_size == stride and no padding; "
+            f"the model's patch embeddings: {describe(model)}"
+        )
+    turned = _turned(filters, key)
+    with torch.no_grad():
+        weight.copy_(turned if isinstance(module, UnsharedEmbedding) else integrate(turned, key.patch_size))
+
+
+def _encrypt_linear(model: nn.Module, name: str, key: BlockKey, whole: BlockKey, size: tuple[int, int] | None) -> None:
+    """A Linear on flattened patches, perhaps behind a LayerNorm over them; the order of pixels is found by looking."""
+    module = named_layer(model, name)
+    assert isinstance(module, nn.Linear)
+    if isinstance(key, PatchKeys):
+        raise ValueError(f"layer {name!r} is a Linear shared by all places; keys per place need a Conv2d embedding")
+    weight = own_weight(module, name)
+    layout, norm = _patch_layout(model, name, whole, size)
+    with torch.no_grad():
+        if norm is not None:
+            if not isinstance(key, SignedPermutation) or bool(key.flips.any()):
+                raise ValueError(
+                    f"a LayerNorm over the pixels of a patch stands before the embedding {name!r}: it takes away their "
+                    "mean, which flips and mixtures change; such a network absorbs shuffles only (key.shuffle)"
+                )
+            for vector in (norm.weight, norm.bias):
+                if vector is not None:
+                    vector.copy_(_turned(vector[layout.argsort()][None, None, None], key)[0, 0, 0][layout])
+        filters = weight[:, layout.argsort()][:, None, None]  # (d, 1, 1, p_b), pixels in (channel, row, column)
+        weight.copy_(_turned(filters, key)[:, 0, 0][:, layout])
+
+
+def _turned(filters: Tensor, key: BlockKey) -> Tensor:
+    """The dual key on filters; mixtures in float64."""
+    return key.dual().act(filters if key.moves_pixels else filters.double()).to(filters.dtype)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    if not name:
+        raise ValueError("a bare Conv2d cannot become an embedding with unshared weights: put it into a network")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _find(model: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> str:
+    """The name of the only layer that could be the patch embedding for this key."""
+    M, C = key.patch_size, key.channels
+    fitting = [
+        name
+        for name, module in model.named_modules()
+        if (isinstance(module, UnsharedEmbedding) and module.patch_size == M)
+        or (is_patch_embedding(module) and module.in_channels == C and module.kernel_size[0] % M == 0)
+    ]
+    if not fitting:
+        fitting = _linear_embeddings(model, key, size)
+    if len(fitting) == 1:
+        return fitting[0]
+    wanted = f"a patch embedding with patch size {M} and {C} input channels, as the key has"
+    if fitting:
+        raise ValueError(
+            f"several layers are {wanted}: {', '.join(fitting)}; name one with layer=, or all through which images "
+            "enter. If one is an adapter, merge it first"
+        )
+    raise ValueError(
+        f"the model has no layer that is {wanted}; found: {describe(model)}. A patch embedding is a Conv2d with "
+        "kernel_size == stride and no padding, or a Linear on flattened patches" + _why_not(model)
+    )
+
+
+def _why_not(model: nn.Module) -> str:
+    """What the first layer of a network lacks that has no patch embedding."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return ". It is traced or scripted: encrypt the module that it was made from"
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        return ""
+    return (
+        f". Its first convolution has kernel {first.kernel_size}, stride {first.stride}, padding {first.padding}: "
+        "where kernels overlap blocks or reach beyond them, one matrix cannot absorb the key"
+    )
+
+
+# Linear embeddings: which layer takes flattened patches, and in which order the pixels stand
+
+
+def _numbered_run(
+    model: nn.Module, key: BlockKey, size: tuple[int, int] | None
+) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """What each leaf takes when an image goes in whose pixels are numbered: 1, 2, … as floats."""
+    if size is None:
+        return
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+    numbers = torch.arange(1, key.channels * size[0] * size[1] + 1, dtype=torch.float64)
+    with _listening(
+        deepcopy(model).double().eval(), lambda name, module, x, _: seen.append((name, module, x))
+    ) as probe:
+        _try(probe, numbers.reshape(1, key.channels, *size))
+    yield from seen
+
+
+def _rows(x: Tensor, key: BlockKey, size: tuple[int, int]) -> Tensor | None:
+    """The layout of a patch, int64 (p_b,), if `x` holds the numbered patches of an image row by row; else None.
+
+    Feature j of a row is pixel layout[j] of its block, counted in the order (channel, row, column).
+    """
+    C, (H, W) = key.channels, size
+    M = key.patch_size
+    blocks = segment(torch.arange(1, C * H * W + 1, dtype=torch.float64).reshape(C, H, W), M).flatten(0, 1)  # (n, p_b)
+    if x.numel() != blocks.numel() or x.shape[-1] != key.size:
+        return None
+    found = x.reshape(-1, key.size)
+    layout = (blocks[0][:, None] == found[0]).to(torch.uint8).argmax(0)
+    return layout if torch.equal(found, blocks[:, layout]) else None
+
+
+def _linear_embeddings(model: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> list[str]:
+    names: list[str] = []
+    norms = False
+    for name, module, x in _numbered_run(model, key, size):
+        raw = _rows(x, key, size) is not None  # type: ignore[arg-type]
+        norms |= raw and isinstance(module, nn.LayerNorm)
+        if isinstance(module, nn.Linear) and module.in_features == key.size and (raw or (norms and not names)):
+            names.append(name)
+    return names
+
+
+def _patch_layout(
+    model: nn.Module, name: str, key: BlockKey, size: tuple[int, int] | None
+) -> tuple[Tensor, nn.LayerNorm | None]:
+    """In which order the pixels of a patch reach a Linear, and the LayerNorm over them on the way, if there is one."""
+    for found, module, x in _numbered_run(model, key, size):
+        layout = _rows(x, key, size)  # type: ignore[arg-type]
+        if layout is not None and (found == name or isinstance(module, nn.LayerNorm)):
+            norm = dict(model.named_modules())[found] if isinstance(module, nn.LayerNorm) else None
+            return layout, norm
+    raise ValueError(
+        f"layer {name!r} does not take the flattened patches of an image with M = {key.patch_size}; "
+        "say image_size=(H, W) if the network needs a certain size"
+    )
+
+
+# What absorbs an order of blocks
+
+
+def _reorder(model: nn.Module, order: BlockOrder) -> None:
+    """Put what tells places apart into the new order, in place. Whether that was everything, the probe tells."""
+    count, index = len(order.order), order.order
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, UnsharedEmbedding):
+                module.weight.copy_(order.act(module.weight))
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            extra = tensor.shape[-2] - count if tensor.ndim >= 2 else -1  # class and distillation tokens come first
+            if re.search("pos", name, re.IGNORECASE) and 0 <= extra <= 2:
+                tensor[..., extra:, :] = tensor[..., extra:, :][..., index.to(tensor.device), :]
+        for module in _token_mixers(model, count):
+            weight = own_weight(module, "of token mixing")
+            places = index.to(weight.device)
+            if weight.shape[1] == count:
+                weight.copy_(weight[:, places])
+            if weight.shape[0] == count:
+                weight.copy_(weight[places])
+                if module.bias is not None:
+                    module.bias.copy_(module.bias[places])
+        turn = _symmetry(order)
+        for module in model.modules() if turn else ():
+            if isinstance(module, nn.Conv2d) and not _takes_images(module, order) and max(module.kernel_size) > 1:
+                kernel = own_weight(module, "of a convolution")
+                kernel.copy_(turn(kernel))  # type: ignore[misc]
+
+
+def _token_mixers(model: nn.Module, count: int) -> list[nn.Linear | nn.Conv1d]:
+    """Layers whose inputs or outputs are the places: those that are called so, or else all of that size."""
+    fitting = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d)
+        and count in module.weight.shape[:2]
+        and module.weight[0, 0].numel() == 1
+    }
+    called = [module for name, module in fitting.items() if "token" in name]
+    if called or any(re.search("pos", name, re.IGNORECASE) for name, _ in model.named_parameters()):
+        return called
+    return list(fitting.values())
+
+
+def _takes_images(conv: nn.Conv2d, order: BlockOrder) -> bool:
+    return is_patch_embedding(conv) and conv.in_channels == order.channels and conv.kernel_size[0] == order.patch_size
+
+
+def _symmetry(order: BlockOrder) -> Callable[[Tensor], Tensor] | None:
+    """The mirror image or turn of the grid that an order is, as a function of the last two dimensions; else None."""
+    h, w = order.grid
+    places = torch.arange(h * w).reshape(h, w)
+    for turns, mirrored in product(range(4), (False, True)):
+
+        def turn(x: Tensor, turns: int = turns, mirrored: bool = mirrored) -> Tensor:
+            return (x.flip(-1) if mirrored else x).rot90(turns, (-2, -1))
+
+        if torch.equal(turn(places).flatten(), order.order) and turn(places).shape == (h, w):
+            return turn
+    return None
+
+
+# The proof
+
+
+class Answer(NamedTuple):
+    """What a network makes of a batch of two images."""
+
+    outputs: list[Tensor]  # floating point
+    last: list[Tensor]  # of the last leaf whose output depends on the image; empty if there is none
+
+
+def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> None:
+    """Try the new network on images, and look for what it must not keep.
+
+    Raises:
+        ValueError: it does not answer as it should, with the likely reason.
+    """
+    if size is None:
+        raise ValueError(
+            "the network runs on no probe image, so that its encryption could not be tried out; "
+            "say image_size=(H, W) of the images that it takes"
+        )
+    order = key if isinstance(key, BlockOrder) else key.order if isinstance(key, ScrambledKey) else None
+    images = torch.randint(256, (2, key.channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, encrypted = (network_input(images, each, torch.float64) for each in (None, key))
+    first, second = (deepcopy(model).double().eval() for model in (before, after))
+    old, new, wrong = _answer(first, plain), _answer(second, encrypted), _answer(second, plain)
+    if not _alike(old, new, order, key.condition):
+        raise ValueError(_complaint(first, key, plain))
+    if _alike(old, wrong, None, key.condition):
+        raise ValueError(
+            "the network answers plain images after encryption as before: this key protects nothing in it"
+            + (", since it does not look at where blocks are" if order is not None else "")
+        )
+    if name := _leak(before, after):
+        raise ValueError(
+            f"the encrypted network would keep the plain matrix in {name!r}: remove that copy first "
+            "(merge the adapter, drop the average or the original)"
+        )
+
+
+def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:
+    """Why a network does not absorb a key, as far as can be told."""
+    entries = _entries(model, image)
+    if len(entries) > 1:
+        return (
+            f"the image enters the network through several layers: {', '.join(entries)}. All must be encrypted: name "
+            "them with layer=[…]. If one is no patch embedding, the network cannot absorb it; merge adapters first"
+        )
+    if isinstance(key, BlockOrder | ScrambledKey):
+        fixed = [
+            type(module).__name__
+            for module in model.modules()
+            if isinstance(module, nn.Conv2d) and not is_patch_embedding(module) and max(module.kernel_size) > 1
+        ]
+        reason = (
+            "its convolutions see which blocks are neighbours" if fixed else "its positions are computed, not learned"
+        )
+        return (
+            f"the network does not absorb this order of blocks: {reason}. It needs {BlockOrder.needs}; "
+            "or leave the blocks where they are"
+        )
+    return (
+        "after encryption the network answers otherwise than before: its patch embedding does more with the weight or "
+        "the image than a matrix product (a transformed weight, a hook, a normalisation); make it a plain Conv2d first"
+    )
+
+
+def _entries(model: nn.Module, image: Tensor) -> list[str]:
+    """The leaves that take the image as it is."""
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, x: Tensor, y: Any) -> None:
+        if x.shape == image.shape and torch.equal(x, image) and not isinstance(module, nn.Identity):
+            found.append(name or type(module).__name__)
+
+    with _listening(model, look):
+        _try(model, image)
+    return found
+
+
+def _answer(model: nn.Module, x: Tensor) -> Answer:
+    last: list[Tensor] = []
+
+    def look(name: str, module: nn.Module, taken: Tensor, y: Any) -> None:
+        if isinstance(y, Tensor) and y.is_floating_point() and len(y) == 2 and not torch.equal(y[0], y[1]):
+            last[:] = [y.detach().clone()]
+
+    with _listening(model, look):
+        outputs = _try(model, x)
+    return Answer(outputs or [], last)
+
+
+def _alike(a: Answer, b: Answer, order: BlockOrder | None, condition: float) -> bool:
+    pairs = [*zip(a.outputs, b.outputs, strict=False), *zip(a.last, b.last, strict=False)]
+    same = len(a.outputs) == len(b.outputs) and len(a.last) == len(b.last)
+    return same and all(_match(x, y, order, TOLERANCE * condition) for x, y in pairs)
+
+
+def _match(x: Tensor, y: Tensor, order: BlockOrder | None, tolerance: float) -> bool:
+    """Whether y is x, or x with its places in the new order, to rounding."""
+
+    def close(z: Tensor) -> bool:
+        return bool((z - y).abs().max() <= tolerance * max(1.0, float(y.abs().max()))) if y.numel() else True
+
+    if x.shape != y.shape:
+        return False
+    if close(x) or order is None:
+        return close(x)
+    (h, w), count = order.grid, len(order.order)
+    for axis in range(1, x.ndim):
+        extra = x.shape[axis] - count
+        if 0 <= extra <= 2:
+            index = torch.cat([torch.arange(extra), order.order + extra])
+            if close(x.index_select(axis, index.to(x.device))):
+                return True
+        if x.shape[axis : axis + 2] == (h, w):
+            places = x.flatten(axis, axis + 1).index_select(axis, order.order.to(x.device))
+            if close(places.reshape(x.shape)):
+                return True
+    return False
+
+
+def _leak(before: nn.Module, after: nn.Module) -> str | None:
+    """The name of a tensor in the new network that holds rows of a plain matrix, in any order and with any sign."""
+    modules = dict(after.named_modules())
+    for layer, module in before.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is None or weight.ndim < 2 or (new := modules[layer]._parameters.get("weight")) is None:
+            continue
+        if new.shape == weight.shape and torch.equal(new, weight):
+            continue
+        E = nn.functional.normalize(weight.detach().flatten(1).float(), dim=0).T  # (p_b, d), rows of unit length
+        d = E.shape[1]
+        for name, tensor in _tensors(after):
+            if tensor is new or tensor.numel() < E.numel() or tensor.numel() % d or d < 4:
+                continue
+            t = tensor.detach().float().to(E.device)
+            for rows in (t.reshape(-1, d), t.reshape(d, -1).T):
+                cosines = E @ nn.functional.normalize(rows, dim=1).T
+                if (cosines.abs().amax(1) > 1 - 1e-5).float().mean() > 0.5:
+                    return name
+    return None
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All floating-point tensors that a network holds: parameters, buffers, and plain attributes."""
+    for prefix, module in model.named_modules():
+        for of in (module._parameters, module._buffers, vars(module)):
+            for name, tensor in of.items():
+                if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                    yield f"{prefix}.{name}".lstrip("."), tensor
+
+
+def _is_identity(key: BlockKey) -> bool:
+    h, w = next((part.grid for part in _parts(key) if isinstance(part, BlockOrder | PatchKeys)), (1, 1))
+    basis = torch.eye(key.size * h * w, dtype=torch.float64).reshape(-1, h, w, key.size)
+    return torch.equal(key.act(basis), basis)
+
+
+def _parts(key: BlockKey) -> tuple[BlockKey, ...]:
+    return (key.within, key.order) if isinstance(key, ScrambledKey) else (key,)
+
+
+# Running any network
+
+
+def _unwrapped(model: Model) -> Model:
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner  # type: ignore[assignment]
+
+
+class _listening:
+    """While it lasts, `hear(name, module, input, output)` is called for each leaf that runs in `model`."""
+
+    def __init__(self, model: nn.Module, hear: Callable[[str, nn.Module, Tensor, Any], None]) -> None:
+        self.model, self.hear = model, hear
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> nn.Module:
+        for name, module in self.model.named_modules():
+            if not list(module.children()) or is_patch_embedding(module):
+
+                def hook(module: nn.Module, inputs: tuple, output: Any, name: str = name) -> None:
+                    if inputs and isinstance(inputs[0], Tensor):
+                        self.hear(name, module, inputs[0], output)
+
+                self.handles.append(module.register_forward_hook(hook))
+        return self.model
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _try(model: nn.Module, x: Tensor) -> list[Tensor] | None:
+    """The floating-point outputs of a network, or None where it does not take such images."""
+    device = next((p.device for p in model.parameters()), x.device)
+    try:
+        with torch.no_grad():
+            output = model(x.to(device))
+    except Exception:  # whatever a stranger's network raises: it does not take this
+        return None
+    values = output.values() if hasattr(output, "values") and not isinstance(output, Tensor) else [output]
+    return [leaf for leaf in tree_leaves(list(values)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _image_size(model: nn.Module, key: BlockKey, given: tuple[int, int] | None) -> tuple[int, int] | None:
+    """A size of images that the network takes, the smaller the better; None where none is found."""
+    probe = deepcopy(model).double().eval()
+    for size in [given] if given else _sizes(model, key):
+        if size and _try(probe, torch.zeros(1, key.channels, *size, dtype=torch.float64)) is not None:
+            return size
+    return None
+
+
+def _sizes(model: nn.Module, key: BlockKey) -> Iterator[tuple[int, int]]:
+    """Sizes to try: the key's own grid, what the network says, then usual ones."""
+    M = key.patch_size
+    for part in _parts(key):
+        if isinstance(part, BlockOrder | PatchKeys):
+            yield part.grid[0] * M, part.grid[1] * M
+    said = [getattr(of, name, None) for of in _config(model) for name in ("image_size", "img_size", "input_size")]
+    for value in said:
+        if isinstance(value, int):
+            yield value, value
+        elif isinstance(value, tuple | list) and len(value) >= 2 and all(isinstance(n, int) for n in value):
+            yield value[-2], value[-1]
+    patches = [m.kernel_size[0] for m in model.modules() if is_patch_embedding(m) and m.in_channels == key.channels]
+    for side, P in product(SIDES, {*patches, M}):
+        yield side * P, side * P
+    for side in (32, 224, 28, 64, 96, 128, 256, 384):
+        yield side, side
+
+
+def _config(model: nn.Module) -> Iterator[Any]:
+    yield model
+    yield getattr(model, "config", None)
+    yield from (module for name, module in model.named_modules() if "embed" in name)

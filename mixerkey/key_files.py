@@ -1,0 +1,261 @@
+"""Key files: JSON with a version and a checksum; within safetensors where a key holds matrices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from mixerkey.keys import (
+    BlockKey,
+    BlockOrder,
+    Flips,
+    Key,
+    MatrixKey,
+    PatchKeys,
+    ScrambledKey,
+    Shuffle,
+    SignedPermutation,
+)
+
+FORMAT_VERSION = 1
+KEY_ID = "[0-9a-f]{16}"
+LIMIT = 2**28  # bytes; no key is larger
+KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (Key, SignedPermutation, Shuffle, Flips, MatrixKey, PatchKeys, BlockOrder, ScrambledKey)
+}
+AnyKey = TypeVar("AnyKey", bound=BlockKey)
+
+
+class KeyFileError(ValueError):
+    """A key file that can't be used; the message says what is wrong with it and what to do."""
+
+
+def save_key(key: BlockKey, path: str | Path, *, key_id: str | None = None) -> None:
+    """Write a key, readable by its owner only (mode 0600), all or nothing.
+
+    Args:
+        key: of any kind. One with matrices becomes a safetensors file that holds the JSON as metadata.
+        path: the file; never one that holds something else.
+        key_id: 16 hexadecimal digits that name the key and say nothing about it, kept in the same file.
+
+    Raises:
+        FileExistsError: the file exists and holds something else: a key overwritten is a key lost.
+        ValueError: an id of another form.
+    """
+    if key_id is not None and not re.fullmatch(KEY_ID, key_id):
+        raise ValueError(f"a key id is 16 hexadecimal digits, got {key_id!r}")
+    path, content = Path(path), encode(key, key_id)
+    if path.exists() and path.read_bytes() != content:
+        raise FileExistsError(f"{path} exists and holds something else; move it away or choose another name")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp creates with mode 0600
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_key(
+    path: str | Path,
+    kind: type[AnyKey] = BlockKey,  # type: ignore[assignment]
+    *,
+    patch_size: int | None = None,
+    channels: int | None = None,
+) -> AnyKey:
+    """Read what `save_key` wrote, checking everything.
+
+    Args:
+        path: the file.
+        kind: the kind of key that is expected; by default any.
+        patch_size: the M that is expected, if it is known.
+        channels: the C that is expected, if it is known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyFileError: truncated or not JSON, another kind, a newer version, an altered file, another block shape,
+            a wrong length, a repeated index, unbalanced flips.
+
+    >>> import tempfile
+    >>> key = MatrixKey.orthogonal(4, 3).then(BlockOrder.generate(4, 3, grid=(8, 8)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_key(key, folder + "/key.safetensors")
+    ...     load_key(folder + "/key.safetensors") == key
+    True
+    """
+    name = Path(path).name
+    document, matrices = _read(Path(path))
+    found = document.get("format")
+    wanted = "key" if kind is BlockKey else kind.__name__
+    if found not in [f"mixerkey {each}" for each, of in KINDS.items() if kind in (BlockKey, of)]:
+        what = (
+            f"; it holds a {found.removeprefix('mixerkey ')}" if isinstance(found, str) and found[9:] in KINDS else ""
+        )
+        raise KeyFileError(f"{name} is not a mixerkey {wanted} file{what}")
+    if document.get("version") != FORMAT_VERSION:
+        raise KeyFileError(
+            f"{name} has format version {document.get('version')!r}, this mixerkey reads version {FORMAT_VERSION}; "
+            "upgrade mixerkey"
+        )
+    for field, expected in (("patch_size", patch_size), ("channels", channels)):
+        if expected is not None and _whole(document.get(field)) and document[field] != expected:
+            raise KeyFileError(
+                f"{name} is for {field} {document[field]}, expected {expected}: it is another block shape's"
+            )
+    try:
+        key = _key(document, matrices)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(f"{name}: {error}") from error
+    if document.get("checksum") != _checksum(*_document(key, document.get("id"))):
+        raise KeyFileError(f"{name} does not match its checksum: it was altered or damaged; copy it again")
+    return key  # type: ignore[return-value]
+
+
+def load_key_id(path: str | Path) -> str | None:
+    """The id that is kept with a key, if there is one; see `save_key`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyFileError: as for `load_key`.
+    """
+    load_key(path)
+    return _read(Path(path))[0].get("id")
+
+
+def encode(key: BlockKey, key_id: str | None = None) -> bytes:
+    """The content of a key file: what `save_key` writes."""
+    document, matrices = _document(key, key_id)
+    text = json.dumps(document | {"checksum": _checksum(document, matrices)}, indent=1)
+    if not matrices:
+        return (text + "\n").encode()
+    return save({str(n): T for n, T in enumerate(matrices)}, {"key": text})
+
+
+def _document(key: BlockKey, key_id: str | None) -> tuple[dict, list[Tensor]]:
+    matrices: list[Tensor] = []
+    named = {} if key_id is None else {"id": key_id}
+    fields = _fields(key, matrices)
+    return {"format": fields.pop("format"), "version": FORMAT_VERSION, **named, **fields}, matrices
+
+
+def _fields(key: BlockKey, matrices: list[Tensor]) -> dict[str, Any]:
+    """A key as what JSON can hold; matrices are put aside and numbered."""
+    fields: dict[str, Any] = {
+        "format": f"mixerkey {type(key).__name__}",
+        "patch_size": key.patch_size,
+        "channels": key.channels,
+    }
+    if isinstance(key, SignedPermutation):
+        fields |= {"permutation": key.permutation.tolist(), "flips": key.flips.int().tolist()}
+    elif isinstance(key, MatrixKey):
+        fields["matrix"] = len(matrices)
+        matrices.append(key.matrix())
+    elif isinstance(key, PatchKeys):
+        fields |= {"grid": list(key.grid), "keys": [_fields(each, matrices) for each in key.keys]}
+    elif isinstance(key, BlockOrder):
+        fields |= {"grid": list(key.grid), "order": key.order.tolist()}
+    elif isinstance(key, ScrambledKey):
+        fields |= {"within": _fields(key.within, matrices), "order": _fields(key.order, matrices)}
+    return fields
+
+
+def _checksum(document: dict, matrices: list[Tensor]) -> str:
+    canonical = json.dumps(document, sort_keys=True).encode()
+    return hashlib.sha256(canonical + b"".join(T.numpy().tobytes() for T in matrices)).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict, list[Tensor]]:
+    """The JSON of a key file, with nothing in it but objects, lists, strings and whole numbers; and its matrices."""
+    name = path.name
+    if path.stat().st_size > LIMIT:
+        raise KeyFileError(f"{name} is larger than any key: is it another file?")
+    content = path.read_bytes()
+    matrices: list[Tensor] = []
+    try:
+        if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            length = int.from_bytes(content[:8], "little")
+            metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+            tensors = load(content)
+            content = metadata["key"].encode()
+            matrices = [tensors[str(n)] for n in range(len(tensors))]
+        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse)
+    except KeyFileError as error:
+        raise KeyFileError(f"{name} {error}") from None
+    except (ValueError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+        raise KeyFileError(f"{name} is not a complete JSON file; it may be truncated: copy it again") from error
+    if not isinstance(document, dict):
+        raise KeyFileError(f"{name} is not a mixerkey key file")
+    return document, matrices
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise KeyFileError("has a field twice: it was not written by mixerkey")
+    return fields
+
+
+def _refuse(constant: str) -> None:
+    raise KeyFileError(f"holds {constant}, which is no number of a key")
+
+
+def _key(fields: dict[str, Any], matrices: list[Tensor]) -> BlockKey:
+    """A key from its `_fields`."""
+    found = fields.get("format")
+    kind = KINDS.get(found.removeprefix("mixerkey ")) if isinstance(found, str) else None
+    M, C = fields.get("patch_size"), fields.get("channels")
+    if kind is None:
+        raise ValueError(f"an unknown kind of key, {found!r}")
+    if not (_whole(M) and _whole(C)):
+        raise ValueError("must hold integers: patch_size and channels")
+    if issubclass(kind, SignedPermutation):
+        v, r = fields.get("permutation"), fields.get("flips")
+        if not (_integers(v) and _integers(r)):
+            raise ValueError("must hold integers: permutation and flips as lists, patch_size and channels")
+        return kind(v, r, M, C)
+    if kind is MatrixKey:
+        n = fields.get("matrix")
+        if not _whole(n) or not 0 <= n < len(matrices) or matrices[n].dtype != torch.float64:
+            raise ValueError("its matrix is missing, or not float64")
+        return MatrixKey(matrices[n], M, C)
+    if kind is ScrambledKey:
+        parts = (_key(_part(fields, name), matrices) for name in ("within", "order"))
+        return ScrambledKey(*parts)  # type: ignore[arg-type]
+    grid = fields.get("grid")
+    if not _integers(grid) or len(grid) != 2:
+        raise ValueError("must hold the grid as two integers")
+    if kind is BlockOrder:
+        order = fields.get("order")
+        if not _integers(order):
+            raise ValueError("must hold the order as a list of integers")
+        return BlockOrder(order, M, C, (grid[0], grid[1]))
+    keys = fields.get("keys")
+    if not isinstance(keys, list) or not all(isinstance(each, dict) for each in keys):
+        raise ValueError("must hold a list of keys")
+    return PatchKeys((_key(each, matrices) for each in keys), (grid[0], grid[1]))
+
+
+def _part(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(fields.get(name), dict):
+        raise ValueError(f"must hold a key under {name!r}")
+    return fields[name]
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return type(value) is int
+
+
+def _integers(values: object) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int for value in values)
