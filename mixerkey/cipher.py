@@ -10,10 +10,8 @@ from torch import Tensor
 from mixerkey.blocks import integrate, segment
 from mixerkey.keys import BlockKey
 
-Keys = BlockKey | Sequence[BlockKey]  # one for all images, or one an image
 
-
-def encrypt_images(x: Tensor, key: Keys) -> Tensor:
+def encrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
     """Encrypt images: with the paper's key, shuffle every block by Eq. (4), then flip by Eq. (5) or (6).
 
     Args:
@@ -57,7 +55,7 @@ def encrypt_images(x: Tensor, key: Keys) -> Tensor:
     return flipped.reshape(x.shape)
 
 
-def decrypt_images(x: Tensor, key: Keys) -> Tensor:
+def decrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
     """Undo `encrypt_images` with the same key; arguments and errors as there.
 
     Of keys that move pixels: exact on uint8, and on floats wherever ``1 - p`` is exact: on multiples of 2⁻²⁴ in
@@ -82,7 +80,9 @@ def decrypt_images(x: Tensor, key: Keys) -> Tensor:
     return ((1 + plain) / 2).clamp(0, 1)
 
 
-def network_input(x: Tensor, key: Keys | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+def network_input(
+    x: Tensor, key: BlockKey | Sequence[BlockKey] | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """What every network of the package takes: images encrypted, if there is a key, and normalised.
 
     Args:

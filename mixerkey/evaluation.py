@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mixerkey.cipher import Keys, network_input
+from mixerkey.cipher import network_input
 from mixerkey.fast import forward
 from mixerkey.keys import BlockKey, Key
 from mixerkey.receipts import read_json, write_json
@@ -20,7 +20,7 @@ from mixerkey.receipts import read_json, write_json
 def predict(
     model: nn.Module,
     images: Tensor,
-    key: Keys | None = None,
+    key: BlockKey | Sequence[BlockKey] | None = None,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -66,7 +66,7 @@ def accuracy(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    key: Keys | None = None,
+    key: BlockKey | Sequence[BlockKey] | None = None,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -92,7 +92,7 @@ def accuracy(
     return correct.double().mean().item()
 
 
-def classify(model: nn.Module, images: Tensor, key: Keys | None = None) -> Tensor:
+def classify(model: nn.Module, images: Tensor, key: BlockKey | Sequence[BlockKey] | None = None) -> Tensor:
     """The classes that exact arithmetic gives: the same on every machine.
 
     Logits are computed in float32. Rounding there moves a logit by about 1e-5, which may settle a near tie either
