@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from mixerkey.classroom.checks import Checker, Value, check
-from mixerkey.classroom.checks.checker import NOT_DONE
+from mixerkey.classroom.checks.checker import NOT_DONE, difference
 from tools import stubs
 
 LEVELS = ("Recall", "Implement", "Investigate")
-REGISTRY: dict[str, Checker | Value] = vars(check)
+REGISTRY = {name: entry for name, entry in vars(check).items() if isinstance(entry, Checker | Value)}
 FUNCTIONS = {name: entry for name, entry in REGISTRY.items() if isinstance(entry, Checker)}
 VALUES = {name: entry for name, entry in REGISTRY.items() if isinstance(entry, Value)}
 CELLS = {
@@ -213,12 +213,106 @@ def test_checker_of_a_value_survives_junk(entry: Value, junk: object) -> None:
     assert result.message.startswith("Not right: ")
 
 
+FORMS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "an array": lambda t: t.numpy(),
+    "an array read backwards": lambda t: t.flip(0).numpy()[::-1],
+    "lists": lambda t: t.tolist(),
+    "another width": lambda t: t if t.is_floating_point() else t.to(torch.int16),
+    "columns first": lambda t: t if t.ndim < 2 else t.mT.contiguous().mT,
+}
+
+
+def in_form(result: Any, form: Callable[[torch.Tensor], Any]) -> Any:
+    if isinstance(result, torch.Tensor):
+        return form(result)
+    if isinstance(result, tuple):
+        return [in_form(part, form) for part in result]
+    return np.asarray(result)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_right_answer_may_come_in_any_form(checker: Checker, form: Callable[[torch.Tensor], Any]) -> None:
+    result = checker(lambda *arguments: in_form(checker.reference(*arguments), form))
+    assert result, result
+
+
+@pytest.mark.parametrize("entry", VALUES.values(), ids=VALUES)
+def test_right_value_may_come_in_any_form(entry: Value) -> None:
+    right = np.asarray(entry.right)
+    for form in (right, torch.from_numpy(right), right.astype(float), right[..., None], right.tolist()):
+        assert entry(form), form
+
+
+def shuffle_by_loops(blocks: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    out = torch.zeros(blocks.shape)
+    for i in range(blocks.shape[0]):
+        for j in range(blocks.shape[1]):
+            for k in range(blocks.shape[2]):
+                out[i, j, k] = blocks[i][j][v[k]]
+    return out.int()
+
+
+def rows_by_loop(E: torch.Tensor, v: torch.Tensor, r: torch.Tensor) -> list[torch.Tensor]:
+    return [-E[v[k]] if r[k] else E[v[k]] for k in range(len(v))]
+
+
+def key_by_search(encrypts: Callable[[np.ndarray], torch.Tensor], M: int, C: int) -> tuple[list[int], list[int]]:
+    answer = encrypts(np.arange(M * M * C, dtype=np.uint8).reshape(C, M, M)).flatten().tolist()
+    return [p if p < 128 else 255 - p for p in answer], [int(p >= 128) for p in answer]
+
+
+AS_BEGINNERS_WRITE = {
+    "shuffle": shuffle_by_loops,
+    "encrypt": lambda blocks, v, r: torch.where(r, 255 - blocks[..., v], blocks[..., v]),
+    "decrypt": lambda blocks, v, r: torch.empty_like(blocks).index_copy_(-1, v, blocks ^ (r * 255).to(torch.uint8)),
+    "normalize_levels": lambda p, L: (p.double() - (2**L - 1) / 2) / ((2**L - 1) / 2),
+    "batch_norm_train": lambda z: torch.nn.functional.batch_norm(z, None, None, training=True),
+    "encrypt_rows": rows_by_loop,
+    "absorb": lambda T, E: np.linalg.inv(T.numpy()) @ E.numpy(),
+    "relative_matrix": lambda a, b: np.linalg.lstsq(b.T.numpy(), a.T.numpy(), rcond=None)[0].T,
+    "leading_flips": lambda x: torch.sign(torch.linalg.eigh(x.T @ x).eigenvectors[:, -1]),
+    "read_key": key_by_search,
+    "balanced_flips": lambda u: [sorted(u.tolist(), reverse=True).index(x) < len(u) // 2 for x in u.tolist()],
+    "which_message": lambda image, M: int((image[:, :, :M] != image[:, :, M:]).any()),
+    "paired": lambda a, b: (int(a.sum()) - int(b.sum())) / int((a != b).sum()) ** 0.5,
+    "largest_share": lambda n: -np.expm1(np.log(0.05) / n),
+}
+
+
+@pytest.mark.parametrize("name", AS_BEGINNERS_WRITE.keys() & REGISTRY.keys())
+def test_right_idea_in_other_words_passes(name: str) -> None:
+    result = REGISTRY[name](AS_BEGINNERS_WRITE[name])
+    assert result, result
+
+
+def test_a_second_query_is_noticed() -> None:
+    def asks_twice(encrypts: Callable[[torch.Tensor], torch.Tensor], M: int, C: int) -> Any:
+        encrypts(torch.zeros(C, M, M, dtype=torch.uint8))
+        return check.read_key.reference(encrypts, M, C)
+
+    assert "after 2 queries" in check.read_key(asks_twice).message
+
+
+def test_nearly_odd_is_not_odd() -> None:
+    result = check.normalize_levels(lambda p, L: 2 * (p.float() / (2**L - 1)) - 1)
+    assert "not exactly odd" in result.message
+
+
+def test_kinds_of_numbers_are_told_apart_where_it_matters() -> None:
+    whole, fractions = torch.tensor([1, 0]), torch.tensor([1.0, 0.5]).double()
+    assert difference(whole.double(), whole).startswith("the values are right, but of type torch.float64")
+    assert difference(fractions.float(), fractions, 1e-12) == ""
+    assert difference(fractions.float() * (1 + 2e-6), fractions, 1e-12).endswith("is float32 mixed in?")
+    assert difference([True, False], whole.bool()) == difference([1, 0], whole.bool()) == ""
+    assert difference([[1, 2], [3]], whole) == "expected a tensor of shape (2,), got list"
+
+
 def test_complex_meta_and_nan_tensors_are_wrong() -> None:
     for spoil, words in (
         (lambda t: t.to(torch.complex128), "expected torch.uint8, got torch.complex128"),
         (lambda t: t.to("meta"), "can't be read"),
         (lambda t: t.double() * float("nan"), "the values differ"),
-        (lambda t: t.double(), "the values are right; expected torch.uint8, got torch.float64"),
+        (lambda t: t.double(), "the values are right, but of type torch.float64; they are whole numbers"),
     ):
         assert words in check.shuffle(lambda blocks, v, spoil=spoil: spoil(blocks[..., v])).message
 
@@ -253,7 +347,8 @@ def test_inputs_are_fresh_and_leave_the_global_state_alone(checker: Checker) -> 
     seen: list[Any] = []
 
     def spy(*arguments: Any) -> Any:
-        seen.append([a.tolist() if isinstance(a, torch.Tensor) else str(a) for a in arguments])
+        tensors = [getattr(getattr(a, "key", None), "permutation", a) for a in arguments]  # a machine has a key
+        seen.append([a.tolist() if isinstance(a, torch.Tensor) else str(a) for a in tensors])
         return checker.reference(*arguments)
 
     before = torch.get_rng_state()

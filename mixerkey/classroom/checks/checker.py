@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import textwrap
 import traceback
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -37,7 +39,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Value:
-    """A checker of a value: a number, or a list of numbers.
+    """A checker of a value: a number, True or False, or a list of these.
 
     Args:
         right: the value.
@@ -57,6 +59,9 @@ class Value:
     def __call__(self, answer: object) -> Result:
         if answer is ...:
             return Result(False, f"{NOT_DONE}put your answer in place of the dots.")
+        numbers = as_numbers(answer)
+        if isinstance(self.right, list) and numbers is not None and numbers.numel() == len(self.right):
+            answer = numbers.flatten().tolist()  # a row, a column or a block
         reason = difference(answer, self.right)
         if not reason:
             return Result(True, f"Right: {self.praise}")
@@ -77,6 +82,8 @@ class Checker:
         mistakes: classic wrong functions, each with what is said of it.
         tolerance: by how much a result may differ; 0 asks for equality.
         canonical: applied to results before they are compared, where several are right.
+        rule: what a right result must satisfy besides; gets the result and the arguments as the function left them,
+            and returns a complaint, or nothing.
 
     >>> import torch
     >>> double = Checker(
@@ -97,6 +104,7 @@ class Checker:
     mistakes: tuple[tuple[Callable[..., Any], str], ...]
     tolerance: float = 1e-9
     canonical: Callable[[Any], Any] = lambda result: result
+    rule: Callable[[Any, tuple], str] = lambda result, arguments: ""
 
     def __call__(self, answer: object) -> Result:
         name = self.reference.__name__
@@ -105,7 +113,7 @@ class Checker:
         generator = Generator()
         generator.seed()  # fresh numbers, so that an answer written down for one input fails on the next
         cases = self.inputs(generator)
-        results, changed = [], ""
+        results, left, changed = [], [], ""
         for case in cases:
             arguments = deepcopy(case)
             try:
@@ -116,25 +124,29 @@ class Checker:
                 what = traceback.format_exception_only(error)[-1].strip()
                 return _wrong(f"{self._call(case)} raised {what}")
             changed = changed or self._changed(arguments, case)
+            left.append((results[-1], arguments))
         if all(result is None for result in results):
             return _wrong(f"{name} returns None; is there a return at its end?")
         reasons = [self._compare(result, self.reference(*case)) for result, case in zip(results, cases, strict=True)]
         if not any(reasons):
             if changed:
                 return _wrong(f"the result is, but {name} changed its input {changed}; work on a copy")
-            return Result(True, f"Right: {self.praise}")
+            broken = next(filter(None, (self.rule(result, arguments) for result, arguments in left)), "")
+            return _wrong(broken) if broken else Result(True, f"Right: {self.praise}")
         for wrong, message in self.mistakes:
             pairs = zip(results, cases, strict=True)
             if not any(self._compare(result, wrong(*case), dtypes=False) for result, case in pairs):
                 return _wrong(message)
         if not reasons[0] and all(reasons[1:]):
-            return _wrong("right on the example, wrong on every other input; compute the result from the arguments")
+            return _wrong("right on the example, by chance or written down there, and wrong on every other input")
         first = next(i for i, reason in enumerate(reasons) if reason)
         return _wrong(f"{self._call(cases[first])}: {reasons[first]}")
 
     def _compare(self, result: object, expected: object, dtypes: bool = True) -> str:
         try:
-            return difference(self.canonical(result), self.canonical(expected), self.tolerance, dtypes)
+            numbers = as_numbers(result) if isinstance(expected, Tensor) else None
+            comparable = self.canonical(result if numbers is None else numbers)
+            return difference(comparable, self.canonical(expected), self.tolerance, dtypes)
         except Exception:  # an exotic tensor, or a result that `canonical` can't take
             return difference(result, expected, self.tolerance, dtypes)
 
@@ -172,17 +184,24 @@ def checker(
 def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bool = True) -> str:
     """Why `got` is not `expected`, in words; empty if it is.
 
+    What counts are the numbers: they may come as a tensor of any layout, an array, or lists, as integers of any width,
+    and as float32, which gets the room of its rounding. True and False may be 1 and 0.
+
     Args:
         got: anything.
-        expected: a tensor, a number, or a list or tuple of these.
+        expected: a tensor, a number, True or False, or a list or tuple of these.
         tolerance: by how much numbers may differ.
-        dtypes: whether a tensor of another dtype is different.
+        dtypes: whether fractions in place of whole numbers are different.
 
     >>> difference([1, 2], [1, 2, 3])
     'expected 3 values, got 2'
+    >>> difference([[1, 2]], torch.tensor([[1, 2]], dtype=torch.uint8))
+    ''
     """
+    if isinstance(expected, Tensor):
+        return _tensors_differ(got, expected, tolerance, dtypes)
     if isinstance(expected, list | tuple):
-        if isinstance(got, Tensor) and got.ndim == 1:
+        if isinstance(got, Tensor | np.ndarray) and got.ndim == 1:
             got = got.tolist()
         if not isinstance(got, list | tuple):
             return f"expected {len(expected)} values, got {_kind(got)}"
@@ -190,35 +209,52 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
             return f"expected {len(expected)} values, got {len(got)}"
         reasons = [difference(*pair, tolerance, dtypes) for pair in zip(got, expected, strict=True)]
         return next((f"value {i}: {reason}" for i, reason in enumerate(reasons) if reason), "")
-    if isinstance(expected, Tensor):
-        return _tensors_differ(got, expected, tolerance, dtypes)
-    if isinstance(got, Tensor) and got.numel() == 1:
+    if isinstance(got, Tensor | np.ndarray | np.generic) and math.prod(got.shape) == 1:
         got = got.item()
+    if isinstance(expected, bool):
+        if not isinstance(got, Real) or got not in (0, 1):
+            return f"expected 0 or 1, got {_kind(got)}"
+        return "" if got == expected else f"here {int(expected)} is right"
     if isinstance(got, bool) or not isinstance(got, Real):
         return f"expected a number, got {_kind(got)}"
     return "" if abs(float(got) - expected) <= tolerance else "this is not the number"  # type: ignore[operator]
 
 
 def _tensors_differ(got: object, expected: Tensor, tolerance: float, dtypes: bool) -> str:
-    if not isinstance(got, Tensor):
+    numbers = as_numbers(got)
+    if numbers is None:
         return f"expected a tensor of shape {tuple(expected.shape)}, got {_kind(got)}"
-    if got.shape != expected.shape:
-        return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    wrong_dtype = f"expected {expected.dtype}, got {got.dtype}"
-    if got.is_complex():
-        return wrong_dtype
+    if numbers.shape != expected.shape:
+        return f"expected shape {tuple(expected.shape)}, got {tuple(numbers.shape)}"
+    if numbers.is_complex():
+        return f"expected {expected.dtype}, got {numbers.dtype}"
     try:
-        gap = (got.detach().cpu().double() - expected.double()).abs()
-        if not (gap <= tolerance).all():  # also if NaN
-            near = " by rounding only" if (gap <= 1e-5).all() else ""
+        gap = (numbers.cpu().double() - expected.double()).abs()
+        room = 1e-6 * expected.double().abs().clamp(min=1) if tolerance and numbers.dtype == torch.float32 else 0
+        if not (gap <= tolerance + room).all():  # also if NaN
+            near = " by rounding only; is float32 mixed in?" if (gap <= 1e-5).all() else ""
             return f"the shape is right, the values differ{near}"
     except Exception:  # a tensor without values, such as one on the device "meta"
         return "these values can't be read"
-    return f"the values are right; {wrong_dtype}" if dtypes and got.dtype != expected.dtype else ""
+    fractions = numbers.is_floating_point() and not expected.is_floating_point() and expected.dtype != torch.bool
+    return f"the values are right, but of type {numbers.dtype}; they are whole numbers" if dtypes and fractions else ""
+
+
+def as_numbers(value: object) -> Tensor | None:
+    """A tensor, an array, or lists of numbers as a tensor; None of anything else."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        array = np.asarray(value)
+        return torch.from_numpy(np.array(array, order="C")) if array.dtype.kind in "biufc" and array.ndim else None
+    except Exception:  # lists of unequal lengths, say
+        return None
 
 
 def _kind(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def _wrong(message: str) -> Result:

@@ -1,0 +1,109 @@
+"""The exercises of chapter 7, Breaking it: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from mixerkey.cipher import encrypt_images
+from mixerkey.classroom.checks.checker import checker
+from mixerkey.classroom.checks.inputs import normal, random_key
+from mixerkey.keys import Key
+
+
+def correlated(g: Generator, n: int, size: int) -> tuple[Tensor]:
+    """Normalised blocks whose pixels go together, as those of photographs do, with half of the signs turned."""
+    averages = torch.linspace(-0.2, 0.2, size, dtype=torch.float64)
+    x = 0.5 * normal(g, n, 1) + 0.4 * normal(g, n, size) + averages[torch.randperm(size, generator=g)]
+    return (torch.where(torch.randperm(size, generator=g) < size // 2, -x, x),)
+
+
+def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
+    def flips(x: Tensor) -> Tensor:
+        vectors = torch.linalg.eigh(x.T @ x).eigenvectors
+        return (vectors[:, which] if column else vectors[which]) < 0
+
+    return flips
+
+
+@checker(
+    lambda g: [correlated(g, 300, 12), correlated(g, 500, 48), correlated(g, 999, 27)],
+    "the leading eigenvector tells which places were turned over, up to all of them at once.",
+    (
+        (
+            leading(which=0),
+            "eigh sorts its eigenvalues upwards: the leading eigenvector is the last column, not the first",
+        ),
+        (leading(column=False), "the eigenvectors are the columns; this takes a row"),
+        (
+            lambda x: torch.linalg.eigh(x.T @ x).eigenvectors[:, -1],
+            "this is the eigenvector itself; its signs are what the flips can be read from",
+        ),
+        (lambda x: x.mean(0) < 0, "this looks at averages; they need pictures that are bright or dark on the whole"),
+        (lambda x: x[0] < 0, "one block is not enough: use the second moments of all"),
+    ),
+    canonical=lambda flips: flips != flips[0],
+)
+def leading_flips(x: Tensor) -> Tensor:
+    return leading()(x)
+
+
+@dataclass
+class Machine:
+    """Encrypts what it is given, and counts how often it is asked."""
+
+    key: Key
+    queries: int = 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        self.queries += 1
+        return encrypt_images(torch.as_tensor(image), self.key)
+
+
+def one_query(result: object, arguments: tuple) -> str:
+    machine: Machine = arguments[0]
+    if machine.queries == 1:
+        return ""
+    return f"the key is right, after {machine.queries} queries; the exercise allows one, and one holds it all"
+
+
+def read(encrypts: Callable[[Tensor], Tensor], M: int, C: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One query: the places as they are read, the flips, and the places with the flips undone."""
+    answer = encrypts(torch.arange(M * M * C, dtype=torch.uint8).reshape(C, M, M)).flatten()
+    r = answer > 127
+    return answer.long(), r, torch.where(r, 255 - answer, answer).long()
+
+
+def wrong_reading(how: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., tuple]:
+    return lambda encrypts, M, C: how(*read(encrypts, M, C))
+
+
+@checker(
+    lambda g: [(Machine(random_key(g, M, C)), M, C) for M, C in ((4, 3), (2, 3), (3, 2), (5, 1), (4, 3))],
+    "one block of different numbers, all below 128, gives the whole key.",
+    (
+        (
+            wrong_reading(lambda raw, r, v: (v.argsort(), r)),
+            "place k of the answer says where it came from: this is v_k itself, not its inverse",
+        ),
+        (wrong_reading(lambda raw, r, v: (raw, r)), "a flipped answer is 255 minus the place; turn it back"),
+        (wrong_reading(lambda raw, r, v: (v, ~r)), "an answer above 127 was flipped: r_k = 1 there, not 0"),
+        (
+            wrong_reading(lambda raw, r, v: (v, r[v.argsort()])),
+            "r is indexed by encrypted place, as the answer is; do not move it back",
+        ),
+        (wrong_reading(lambda raw, r, v: (torch.where(r, 256 - raw, raw), r)), "a flip is 255 - p, not 256 - p"),
+        (wrong_reading(lambda raw, r, v: (r, v)), "both are right, in the other order: give v first, then r"),
+        (
+            wrong_reading(lambda raw, r, v: (v, 1 - 2 * r.long())),
+            "these are the signs s, -1 where a pixel is flipped; r is 1 there, and 0 elsewhere",
+        ),
+    ),
+    rule=one_query,
+)
+def read_key(encrypts: Callable[[Tensor], Tensor], M: int, C: int) -> tuple[Tensor, Tensor]:
+    _, r, v = read(encrypts, M, C)
+    return v, r

@@ -1,0 +1,86 @@
+"""The exercises of the page A gallery of broken variants: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixerkey.classroom.checks.checker import checker
+from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key
+
+
+def ranks(u: Tensor) -> Tensor:
+    return u.argsort().argsort()
+
+
+@checker(
+    lambda g: [(torch.tensor([0.3, 0.9, 0.1, 0.2]),), *[(torch.rand(n, generator=g) * 0.7,) for n in (48, 27, 12, 75)]],
+    "exactly half of them, rounded down, for even and odd p_b.",
+    (
+        (
+            lambda u: u > 0.5,
+            "each flip is drawn alone, so the number of flips is a matter of luck; a key has exactly half",
+        ),
+        (
+            lambda u: u > u.mean(),
+            "the mean does not halve the numbers, their median does; how many lie above the mean is a matter of luck",
+        ),
+        (
+            lambda u: u >= u.median(),
+            "the median itself is included: 25 of 48, since torch takes the lower of the middle two",
+        ),
+        (lambda u: ranks(u) > len(u) // 2, "ranks begin at 0, so this is one flip short where p_b is even"),
+        (lambda u: ranks(u) >= len(u) // 2, "right for even p_b; for odd it flips half rounded up"),
+        (lambda u: ranks(u) < len(u) // 2, "these are the smallest numbers; the exercise asks for the largest"),
+        (
+            lambda u: u.argsort() >= len(u) - len(u) // 2,
+            "argsort gives the order, not the ranks; a second argsort gives these",
+        ),
+    ),
+)
+def balanced_flips(u: Tensor) -> Tensor:
+    return ranks(u) >= len(u) - len(u) // 2
+
+
+def offset(mean: float, deviation: float) -> float:
+    return (1 - 2 * mean) / deviation
+
+
+@checker(
+    lambda g: [
+        (
+            torch.zeros(2).double(),
+            torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]]).double(),
+            torch.tensor([True, False, True, False]),
+            0.25,
+            0.5,
+        ),
+        *[
+            (
+                normal(g, 7),
+                normal(g, M * M * C, 7),
+                random_key(g, M, C).flips,
+                0.1 + 0.3 * float(torch.rand((), generator=g)),
+                0.3,
+            )
+            for M, C in BLOCKS
+        ],
+    ],
+    "each flipped pixel brings the offset (1 - 2 mean) / deviation to its row, and the bias takes it away.",
+    (
+        (lambda b, E, r, m, s: b + offset(m, s) * E[r].sum(0), "the offset must be taken away, this adds it"),
+        (
+            lambda b, E, r, m, s: b - offset(m, s) * E.sum(0),
+            "only flipped pixels bring an offset: sum over the rows where r_k = 1",
+        ),
+        (lambda b, E, r, m, s: b - offset(m, s) * E[~r].sum(0), "these are the rows that are not flipped"),
+        (lambda b, E, r, m, s: b - (1 - 2 * m) * E[r].sum(0), "the division by the deviation is missing"),
+        (
+            lambda b, E, r, m, s: b - (1 - m) / s * E[r].sum(0),
+            "f(255 - p) + f(p) is (1 - 2 mean) / deviation: the mean is subtracted twice",
+        ),
+        (lambda b, E, r, m, s: -offset(m, s) * E[r].sum(0), "the old bias is lost"),
+    ),
+)
+def mended_bias(bias: Tensor, E_enc: Tensor, r: Tensor, mean: float, deviation: float) -> Tensor:
+    return bias - offset(mean, deviation) * E_enc[r].sum(0)

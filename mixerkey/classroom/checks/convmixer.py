@@ -1,0 +1,97 @@
+"""The exercises of chapter 1, ConvMixer: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mixerkey.classroom.checks.checker import Value, checker
+from mixerkey.classroom.checks.inputs import draw, normal
+
+
+def count(d: int, L: int, k: int, P: int, C: int, classes: int, bias: int = 1, norm: int = 1) -> int:
+    """The parameters of a ConvMixer; `bias` and `norm` are 0 to leave those of convolutions or of the norms out."""
+    layer = d * k * k + d * d + bias * 2 * d + norm * 4 * d
+    return d * C * P * P + bias * d + norm * 2 * d + L * layer + classes * d + classes
+
+
+LARGE = (1536, 20, 9, 7, 3, 1000)
+parameters = Value(
+    count(*LARGE),
+    "two convolutions and two normalisations a layer, the embedding with its own, and the classifier.",
+    (
+        (count(*LARGE, norm=0), "the scales and offsets of batch normalisation are missing"),
+        (count(*LARGE, bias=0), "the biases of the convolutions are missing"),
+        (count(*LARGE, bias=0, norm=0), "the biases and batch normalisation are missing"),
+        (count(*LARGE) - 1000 * 1536 - 1000, "the classifier is missing"),
+        (count(*LARGE) - 1000, "the biases of the classifier are missing"),
+        (count(1536, 1, *LARGE[2:]), "these are the parameters with one layer; there are 20"),
+        (count(*LARGE) - 20 * 2 * 1536, "a layer has two batch normalisations, this counts one"),
+        (count(*LARGE) - 2 * 1536, "the batch normalisation behind the embedding is missing"),
+        (count(*LARGE) + (20 * 2 + 1) * 2 * 1536, "running means and variances are no parameters; nothing learns them"),
+        (
+            count(*LARGE) + 20 * 81 * 1536 * 1535,
+            "this counts a full convolution; a depthwise one has k² weights for each channel, not k² d",
+        ),
+    ),
+)
+
+
+@checker(
+    lambda g: [(4, 5, 5), *[(2 + draw(g, 30), 3 + 2 * draw(g, 9), 2 + draw(g, 9)) for _ in range(6)]],
+    "one patch to begin with, and k - 1 patches more with each layer.",
+    (
+        (lambda P, k, L: 1 + L * (k - 1), "this counts patches; each is P pixels wide"),
+        (lambda P, k, L: P + L * (k - 1), "a layer looks k - 1 patches further, not k - 1 pixels"),
+        (lambda P, k, L: P * (1 + L * k), "a layer adds k - 1 patches, not k: the middle of the kernel is not new"),
+        (lambda P, k, L: P * L * (k - 1), "before the first layer a position sees its own patch: add it"),
+        (lambda P, k, L: P * (1 + (L - 1) * (k - 1)), "the first layer looks around as well: there are L of them"),
+        (lambda P, k, L: P * k**L, "the field grows by the same amount with each layer; it does not multiply"),
+        (lambda P, k, L: P * (1 + L * (k // 2)), "the kernel looks k // 2 patches to both sides, this counts one side"),
+    ),
+)
+def receptive_field(P: int, k: int, L: int) -> int:
+    return P * (1 + L * (k - 1))
+
+
+def normalised_over(*axes: int, unbiased: bool = False, eps: float = 1e-5) -> Callable[[Tensor], Tensor]:
+    """Normalisation of (N, d, h, w) over these axes."""
+
+    def norm(z: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(z, axes, correction=int(unbiased), keepdim=True)
+        return (z - mean) / (variance + eps).sqrt()
+
+    return norm
+
+
+def eps_outside(z: Tensor) -> Tensor:
+    deviation, mean = torch.std_mean(z, (0, 2, 3), correction=0, keepdim=True)
+    return (z - mean) / (deviation + 1e-5)
+
+
+@checker(
+    lambda g: [
+        (torch.arange(24.0).double().reshape(2, 3, 2, 2).square(),),
+        (normal(g, 5, 3, 4, 4),),
+        (normal(g, 2, 7, 3, 5),),
+    ],
+    "mean and variance of each channel over images, rows and columns.",
+    (
+        (normalised_over(0, 2, 3, unbiased=True), "var() divides by n - 1; normalising divides by n"),
+        (normalised_over(0), "this averages over the images only; a channel's statistics are over its map, too"),
+        (normalised_over(2, 3), "this treats each image alone; a batch shares its statistics"),
+        (normalised_over(0, 1, 2, 3), "this mixes the channels; each has its own mean and variance"),
+        (normalised_over(1), "this averages over the channels; they are what is kept apart"),
+        (normalised_over(0, 2, 3, eps=0.0), "eps is missing under the root"),
+        (eps_outside, "eps is added to the root; it belongs under it, to the variance"),
+        (lambda z: z - z.mean((0, 2, 3), keepdim=True), "the mean is gone, the division by the root is missing"),
+        (
+            lambda z: (z - z.mean((0, 2, 3), keepdim=True)) / (z.var((0, 2, 3), correction=0, keepdim=True) + 1e-5),
+            "this divides by the variance; the standard deviation is its root",
+        ),
+    ),
+)
+def batch_norm_train(z: Tensor) -> Tensor:
+    return normalised_over(0, 2, 3)(z)

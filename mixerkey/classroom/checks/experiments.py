@@ -1,0 +1,83 @@
+"""The exercises of chapter 6, The paper's experiments: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+
+from mixerkey.classroom.checks.checker import Value, checker
+from mixerkey.classroom.checks.inputs import draw
+from mixerkey.receipts import confidence_interval
+
+most_different = Value(
+    1908,
+    "the two sets of 954 wrong images can be disjoint, and elsewhere both are right.",
+    (
+        (954, "each is wrong on 954 images, but these need not be the same ones"),
+        (0, "equal accuracies do not mean equal answers"),
+        (9046, "where both are right they agree; look at the images on which one is wrong"),
+        (10000, "where both are right they agree; look at the images on which one is wrong"),
+    ),
+)
+
+
+def wald(z: float = 1.959964, power: float = 0.5) -> Callable[[int, int], tuple[float, float]]:
+    """The naive interval: share ± z · its standard error."""
+
+    def bounds(right: int, total: int) -> tuple[float, float]:
+        share = right / total
+        half = z * (share * (1 - share) / total) ** power
+        return share - half, share + half
+
+    return bounds
+
+
+def wilson(z: float) -> Callable[[int, int], tuple[float, float]]:
+    """Wilson's interval of another level."""
+
+    def bounds(right: int, total: int) -> tuple[float, float]:
+        share, extra = right / total, z * z / total
+        half = sqrt(share * (1 - share) * extra + extra**2 / 4)
+        return (share + extra / 2 - half) / (1 + extra), (share + extra / 2 + half) / (1 + extra)
+
+    return bounds
+
+
+@checker(
+    lambda g: [(357, 360), (0, 20), *[(1 + draw(g, 30), 40 + draw(g, 30)) for _ in range(3)]],
+    "Wilson's interval, inside [0, 1] also where nothing or everything is right.",
+    (
+        (
+            wald(),
+            "this puts the measured share under the root (Wald); Wilson has the unknown p there",
+        ),
+        (wald(power=1.0), "the variance is not the standard error; take the root"),
+        (wilson(1.0), "this is one standard error; 95 % needs z = 1.96"),
+        (wilson(1.644854), "z = 1.645 leaves 5 % on each side; of 95 % in the middle, 2.5 % are left on each"),
+        (lambda right, total: tuple(100 * p for p in confidence_interval(right, total)), "give shares, not percent"),
+    ),
+    tolerance=1e-5,
+)
+def interval(right: int, total: int) -> tuple[float, float]:
+    return confidence_interval(right, total)
+
+
+@checker(
+    lambda g: [(100,), *[(5 + draw(g, 300),) for _ in range(4)]],
+    "with a larger share of good keys, n failures in a row would have had a chance below 5 %.",
+    (
+        (lambda n: 3 / n, "3 / n is the rule of thumb, near the bound; the bound itself solves (1 - p)^n = 0.05"),
+        (lambda n: 1 / n, "1 / n would be the share if one key had been good; none was"),
+        (lambda n: 0.0, "that none was seen does not mean that there are none"),
+        (lambda n: 1 - 0.95 ** (1 / n), "n failures should have a chance of 5 %, here they have one of 95 %"),
+        (lambda n: 0.05 ** (1 / n), "this is the share of the keys that fail; the others are asked for"),
+        (
+            lambda n: 1 - 0.025 ** (1 / n),
+            "this is the two-sided bound; with nothing seen, only the upper end is open",
+        ),
+        (lambda n: confidence_interval(0, n)[1], "this is Wilson's two-sided bound; solve (1 - p)^n = 0.05 instead"),
+    ),
+    tolerance=1e-7,
+)
+def largest_share(n: int) -> float:
+    return 1 - 0.05 ** (1 / n)

@@ -1,0 +1,43 @@
+"""The exercises of the page A fast ConvMixer on a CPU: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixerkey.classroom.checks.checker import checker
+from mixerkey.classroom.checks.inputs import normal
+
+
+def toeplitz(
+    circular: bool = True, mirrored: bool = False, swapped: bool = False
+) -> Callable[[Tensor, int, int], Tensor]:
+    """The matrix of a kernel on an h × w map; right as it is, wrong in one way with an argument."""
+
+    def matrix(kernel: Tensor, h: int, w: int) -> Tensor:
+        k = len(kernel)
+        pad = [k // 2] * 4
+        units = torch.eye(h * w, dtype=kernel.dtype).reshape(-1, 1, h, w)
+        padded = F.pad(units, pad, mode="circular") if circular else F.pad(units, pad)
+        kernel = kernel.T if swapped else kernel
+        out = F.conv2d(padded, kernel[None, None]).flatten(1)  # (hw, hw)
+        return out.T if mirrored else out
+
+    return matrix
+
+
+@checker(
+    lambda g: [(torch.arange(1.0, 10).double().reshape(3, 3), 4, 5), (normal(g, 5, 5), 8, 8), (normal(g, 3, 3), 6, 3)],
+    "row i says where the unit vector of position i goes, around the edges too.",
+    (
+        (toeplitz(circular=False), "this pads with zeros; on a ring, what leaves on one side comes in on the other"),
+        (toeplitz(mirrored=True), "this is the transpose: the output is z times A, so row i belongs to input i"),
+        (toeplitz(swapped=True), "rows and columns of the kernel are exchanged"),
+        (toeplitz(False, mirrored=True), "this pads with zeros, and it is the transpose"),
+    ),
+)
+def circular_matrix(kernel: Tensor, h: int, w: int) -> Tensor:
+    return toeplitz()(kernel, h, w)

@@ -1,0 +1,176 @@
+"""The exercises of chapter 3, The image cipher: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from mixerkey.blocks import integrate
+from mixerkey.cipher import encrypt_images
+from mixerkey.classroom.checks.checker import Value, as_numbers, checker
+from mixerkey.classroom.checks.inputs import BLOCKS, draw, full, pixels, random_key
+
+block_by_hand = Value(
+    [250, 155, 5, 55],
+    "x(v_k) at place k, then 255 - p at the places where r_k = 1.",
+    (
+        ([200, 155, 250, 250], "this permutes by the inverse: x'(k) must be x(v_k), not x(k) at v_k"),
+        ([5, 155, 5, 200], "this flips before it shuffles; r_k belongs to the encrypted place k"),
+        ([250, 156, 5, 56], "a flip is 255 - p, not 256 - p: all eight bits turn over"),
+        ([250, 100, 5, 200], "the shuffle is right, the flips are missing"),
+    ),
+)
+
+key_count = Value(
+    144,
+    "4! permutations times the 6 ways to flip two of four.",
+    (
+        (24, "these are the 4! permutations alone. Each goes with every choice of flips"),
+        (6, "these are the choices of flips alone. Each goes with every permutation"),
+        (384, "this allows any flips; a key flips exactly half of the pixels, step B2"),
+        (30, "the choices are independent: multiply, do not add"),
+    ),
+)
+
+
+def blocks_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Blocks, v and r for several shapes; first the example."""
+    example = torch.tensor([[[5, 100, 200, 250]]], dtype=torch.uint8), torch.tensor([3, 1, 0, 2])
+    cases = [(*example, torch.tensor([False, True, False, True]))]
+    for M, C in BLOCKS:
+        key = random_key(g, M, C)
+        cases.append((pixels(g, 2, 3, M * M * C), key.permutation, key.flips))
+    return cases
+
+
+INVERSE = "this permutes by the inverse: x'(k) must be x(v_k), not x(k) at v_k"
+
+
+@checker(
+    lambda g: [(blocks, v) for blocks, v, _ in blocks_and_key(g)],
+    "pixel k of each block is x(v_k), for blocks of every size, and the input is as it was.",
+    (
+        (lambda blocks, v: blocks[..., v.argsort()], INVERSE),
+        (lambda blocks, v: blocks, "nothing has moved"),
+        (lambda blocks, v: blocks[..., v[v]], "this shuffles twice"),
+        (lambda blocks, v: blocks.flip(-1), "this reverses the pixels, whatever v is"),
+    ),
+)
+def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
+    return blocks[..., v]
+
+
+@checker(
+    blocks_and_key,
+    "shuffled by v, then flipped where r is 1, by encrypted place.",
+    (
+        (lambda blocks, v, r: blocks[..., v.argsort()] ^ full(r), INVERSE),
+        (
+            lambda blocks, v, r: (blocks ^ full(r))[..., v],
+            "this flips before it shuffles; r_k belongs to the encrypted place k",
+        ),
+        (
+            lambda blocks, v, r: torch.where(r, 256 - blocks[..., v].int(), blocks[..., v]).to(torch.uint8),
+            "a flip is 255 - p, not 256 - p: all eight bits turn over",
+        ),
+        (lambda blocks, v, r: blocks[..., v] ^ r, "XOR with 1 turns the last bit only; the mask is 255"),
+        (lambda blocks, v, r: blocks[..., v] ^ full(~r), "this flips where r is 0"),
+        (lambda blocks, v, r: blocks[..., v], "the shuffle is right, the flips are missing"),
+        (lambda blocks, v, r: blocks ^ full(r), "the flips are there, the shuffle is missing"),
+    ),
+)
+def encrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
+    return blocks[..., v] ^ full(r)
+
+
+@checker(
+    blocks_and_key,
+    "the flips undone at their encrypted places, then every pixel sent back.",
+    (
+        (
+            lambda blocks, v, r: blocks[..., v.argsort()] ^ full(r),
+            "after the pixels have moved back, their flips must have moved with them: r[v.argsort()]",
+        ),
+        (
+            lambda blocks, v, r: (blocks ^ full(r))[..., v],
+            "the flips are undone, but the pixels are shuffled once more; send them back with v.argsort()",
+        ),
+        (lambda blocks, v, r: blocks[..., v] ^ full(r), "this encrypts a second time"),
+        (lambda blocks, v, r: blocks[..., v.argsort()], "the pixels are back, the flips are still there"),
+        (lambda blocks, v, r: blocks ^ full(r), "the flips are undone, the pixels have not moved"),
+    ),
+)
+def decrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
+    return (blocks ^ full(r))[..., v.argsort()]
+
+
+def two_blocks(g: Generator, M: int, C: int, equal: bool) -> tuple[Tensor, int]:
+    """An encrypted image of two blocks, equal ones or two that differ in one pixel."""
+    block = torch.randperm(256, generator=g)[: M * M * C].to(torch.uint8)
+    other = block.clone()
+    other[draw(g, len(block))] += 0 if equal else 100
+    image = integrate(torch.stack([block, other])[None], M)  # (C, M, 2M)
+    return encrypt_images(image, random_key(g, M, C)), M
+
+
+def halves(image: Tensor, M: int) -> tuple[Tensor, Tensor]:
+    return image[..., :M], image[..., M:]
+
+
+@checker(
+    lambda g: [two_blocks(g, 2, 1, True), *[two_blocks(g, M, C, bool(draw(g, 2))) for M, C in BLOCKS * 4]],
+    "the left block equals the right one exactly if the plain ones did, and no key was needed to see it.",
+    (
+        (lambda image, M: torch.equal(*halves(image, M)), "the other way round: equal blocks are message 0"),
+        (lambda image, M: 0, "this always says 0; look at the two blocks"),
+        (lambda image, M: 1, "this always says 1; look at the two blocks"),
+        (
+            lambda image, M: bool(image[0, 0, 0] != image[0, 0, M]),
+            "two blocks can differ in a single pixel; compare all of them",
+        ),
+    ),
+)
+def which_message(image: Tensor, M: int) -> bool:
+    return not torch.equal(*halves(image, M))
+
+
+NOT_ODD = (
+    "right on paper, but p / (2^L - 1) is rounded before 1/2 is subtracted, so it is not exactly odd; "
+    "start with the whole number 2p - (2^L - 1)"
+)
+
+
+def pairs(p: Tensor, L: int) -> Tensor:
+    """Levels, then the same flipped in reverse order, so that the result must be minus itself read backwards."""
+    return torch.cat([p, 2**L - 1 - p.flip(0)])
+
+
+def exactly_odd(result: Any, arguments: tuple) -> str:
+    values = as_numbers(result)
+    return "" if values is not None and torch.equal(values, -values.flip(0)) else NOT_ODD
+
+
+@checker(
+    lambda g: [
+        (torch.arange(4096), 12),
+        *[(pairs(torch.randint(2**L, (999,), generator=g), L), L) for L in (8, 10, 16)],
+    ],
+    "from -1 to 1, and exactly odd: a flipped level gives the negative, bit for bit.",
+    (
+        (lambda p, L: p.float() / (2**L - 1), "this maps to [0, 1]; the middle must be 0, or a flip is no sign"),
+        (
+            lambda p, L: (p.float() / (2**L - 1) - 0.5) / 0.5,
+            NOT_ODD,
+        ),
+        (lambda p, L: (2 * p - 2**L).float() / 2**L, "the middle of 0 and 2^L - 1 is not 2^(L-1)"),
+        (lambda p, L: (2 * p - 2**L + 1).float() / 2**L, "the largest level is 2^L - 1, so divide by that"),
+        (lambda p, L: (2 * p - 255).float() / 255, "255 is for 8 bits; here the largest level is 2^L - 1"),
+        (lambda p, L: -(2 * p - 2**L + 1).float() / (2**L - 1), "dark must become -1, not 1"),
+    ),
+    tolerance=1e-6,
+    rule=exactly_odd,
+)
+def normalize_levels(p: Tensor, L: int) -> Tensor:
+    return (2 * p - (2**L - 1)).to(torch.float32) / (2**L - 1)

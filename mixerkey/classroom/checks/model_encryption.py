@@ -1,0 +1,133 @@
+"""The exercises of chapter 4, Encrypting the model: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from mixerkey.classroom.checks.checker import Value, checker
+from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key, sign
+from mixerkey.keys import Key
+
+rows_by_hand = Value(
+    [2, -4, -1, 3],
+    "row v_k at place k, negated where r_k = 1.",
+    (
+        ([3, -1, -4, 2], "this is the transpose: row k must be row v_k of E, not E's row k at v_k"),
+        ([-2, 4, 1, -3], "this negates before it moves; s_k belongs to the new row k"),
+        ([2, 4, 1, 3], "the rows are right, the signs are missing"),
+    ),
+)
+
+
+def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """E, v and r for several shapes; first the example."""
+    example = torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=torch.float64), torch.tensor([1, 3, 0, 2])
+    cases = [(*example, torch.tensor([False, True, True, False]))]
+    for M, C in BLOCKS:
+        key = random_key(g, M, C)
+        cases.append((normal(g, M * M * C, 5), key.permutation, key.flips))
+    return cases
+
+
+@checker(
+    matrix_and_key,
+    "row k is row v_k of E, negated where r_k = 1: E' is the transpose of T, times E.",
+    (
+        (
+            lambda E, v, r: sign(r)[:, None] * E[v.argsort()],
+            "this is the transpose of E1: row k must be row v_k of E, not E's row k at v_k",
+        ),
+        (lambda E, v, r: (sign(r)[:, None] * E)[v], "this negates before it moves; s_k belongs to the new row k"),
+        (
+            lambda E, v, r: (sign(r)[:, None] * E)[v.argsort()],
+            "this is T E, the inverse; encryption of the model is the transpose of T, times E",
+        ),
+        (lambda E, v, r: E[v], "the rows are right, the signs are missing"),
+        (lambda E, v, r: sign(r)[:, None] * E, "the signs are there, but no row has moved"),
+        (lambda E, v, r: -sign(r)[:, None] * E[v], "this negates where r is 0"),
+    ),
+)
+def encrypt_rows(E: Tensor, v: Tensor, r: Tensor) -> Tensor:
+    return sign(r)[:, None] * E[v]
+
+
+def invertible(g: Generator, size: int, d: int) -> tuple[Tensor, Tensor]:
+    """T, far from singular, and E."""
+    scales = 0.5 + torch.rand(size, generator=g).double()  # (p_b,)
+    return torch.linalg.qr(normal(g, size, size)).Q * scales, normal(g, size, d)
+
+
+@checker(
+    lambda g: [
+        (torch.tensor([[2.0, 1], [1, 1]]).double(), torch.tensor([[1.0], [2]]).double()),
+        *[invertible(g, *shape) for shape in ((4, 6), (12, 5), (48, 7))],
+        (random_key(g, 2, 3).matrix(), normal(g, 12, 3)),
+    ],
+    "the inverse of T, times E: the only matrix that meets xT and gives xE for every x.",
+    (
+        (lambda T, E: T.T @ E, "the transpose is the inverse only if T is orthogonal; this T need not be"),
+        (lambda T, E: T @ E, "this is T E; T meets T once more and nothing is undone"),
+        (lambda T, E: T.inverse().T @ E, "this is the transpose of the inverse; the inverse itself meets T"),
+        (lambda T, E: E, "this is E itself, which expects x and not xT"),
+    ),
+    tolerance=1e-8,
+)
+def absorb(T: Tensor, E: Tensor) -> Tensor:
+    return torch.linalg.solve(T, E)
+
+
+LAYERS = (  # whether the layer absorbs the change, and why
+    (True, "1: any invertible T will do, the first layer becomes the inverse of T, times E"),
+    (True, "2: each patch holds whole blocks, so the change is one signed permutation of the patch"),
+    (False, "3: pixels move from one patch to another, and a matrix that sees one patch can't fetch them back"),
+    (False, "4: a pixel meets several entries of an overlapping kernel, so no single reordering serves all of them"),
+    (
+        True,
+        "5: the change acts on the channels of each pixel; the kernels' channels move and change sign with it",
+    ),
+    (False, "6: the layer has one matrix for all places, and here each place asks for another"),
+    (False, "7: a power is not linear, and a matrix undoes only what is"),
+    (True, "8: xT + c is affine; the matrix takes T, the bias takes c"),
+)
+which_absorb = Value(
+    [absorbed for absorbed, _ in LAYERS],
+    "what counts is one invertible affine map, the same for all patches, within what one patch sees.",
+    tuple(
+        ([absorbed != (i == place) for i, (absorbed, _) in enumerate(LAYERS)], f"look again at {reason}")
+        for place, (_, reason) in enumerate(LAYERS)
+    ),
+)
+
+
+def linear(there: bool = True, back: bool = True, inverse: bool = False) -> Callable[[Tensor, Key], Tensor]:
+    """Encryption of a linear embedding's weight, with or without the change of order before and after it."""
+
+    def encrypted(weight: Tensor, key: Key) -> Tensor:
+        M, C = key.patch_size, key.channels
+        order = torch.arange(M * M * C).reshape(M, M, C).permute(2, 0, 1).flatten()  # (p_b,)
+        order = order.argsort() if inverse else order
+        E = weight.T[order] if there else weight.T  # (p_b, d)
+        E = sign(key.flips)[:, None] * E[key.permutation]
+        return (E[order.argsort()] if back else E).T
+
+    return encrypted
+
+
+@checker(
+    lambda g: [
+        (normal(g, 5, 48), Key.from_seed(7, 4, 3)),
+        *[(normal(g, 6, M * M * C), random_key(g, M, C)) for M, C in ((2, 3), (3, 2))],
+    ],
+    "the columns go to the key's order, are encrypted, and come back.",
+    (
+        (linear(False, False), "the key counts (channel, row, column), this weight's columns (row, column, channel)"),
+        (linear(back=False), "the columns are still in the key's order; bring them back"),
+        (linear(there=False), "the columns are not in the key's order when they are encrypted"),
+        (linear(inverse=True), "there and back are exchanged; argsort gives the other direction"),
+    ),
+)
+def encrypt_linear(weight: Tensor, key: Key) -> Tensor:
+    return linear()(weight, key)

@@ -1,0 +1,66 @@
+"""The exercises of chapter 2, Patch embedding is a matrix: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mixerkey.classroom.checks.checker import checker
+from mixerkey.classroom.checks.inputs import normal, pixels
+
+
+def permuted(*order: int) -> Callable[[Tensor, int, int, int, int], Tensor]:
+    """Patches back to an image by this permute; right with (2, 0, 3, 1, 4)."""
+
+    def image(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
+        return flat.reshape(H // P, W // P, C, P, P).permute(order).reshape(C, H, W)
+
+    return image
+
+
+def unpatch_channels_last(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
+    return flat.reshape(H // P, W // P, P, P, C).permute(4, 0, 2, 1, 3).reshape(C, H, W)
+
+
+@checker(
+    lambda g: [
+        (torch.arange(288).reshape(6, 48), 3, 8, 12, 4),
+        (pixels(g, 12, 12), 3, 6, 8, 2),
+        (pixels(g, 3, 18), 2, 9, 3, 3),
+    ],
+    "the inverse of patches, also where height and width differ.",
+    (
+        (
+            permuted(1, 3, 0, 2, 4),
+            "these are the numbers of the forward direction; permute by the inverse, (2, 0, 3, 1, 4)",
+        ),
+        (permuted(2, 0, 1, 3, 4), "the rows of a patch must go between those of its neighbours: (C, H/P, P, W/P, P)"),
+        (permuted(2, 0, 4, 1, 3), "rows and columns within a patch are exchanged"),
+        (lambda flat, C, H, W, P: flat.reshape(C, H, W), "reshape alone keeps the order of the numbers; permute first"),
+        (unpatch_channels_last, "a flattened patch is in the order (channel, row, column), not (row, column, channel)"),
+    ),
+)
+def unpatch(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
+    return permuted(2, 0, 3, 1, 4)(flat, C, H, W, P)
+
+
+@checker(
+    lambda g: [(torch.arange(60.0).reshape(5, 3, 2, 2),), (normal(g, 7, 3, 4, 4),), (normal(g, 4, 2, 3, 3),)],
+    "row k of E holds what pixel k gives to each channel, rows in the order (channel, row, column).",
+    (
+        (lambda weight: weight.flatten(1), "this is the transpose of E: E has a row for each pixel, shape (p_b, d)"),
+        (
+            lambda weight: weight.permute(0, 2, 3, 1).flatten(1).T,
+            "the rows are in the order (row, column, channel); flatten as the weight lies, (channel, row, column)",
+        ),
+        (
+            lambda weight: weight.reshape(-1, len(weight)),
+            "reshape to (p_b, d) cuts the numbers anew; reshape to (d, p_b), then transpose",
+        ),
+        (lambda weight: weight.mT.flatten(1).T, "rows and columns of the kernels are exchanged"),
+    ),
+)
+def matrix_from_weight(weight: Tensor) -> Tensor:
+    return weight.flatten(1).T
