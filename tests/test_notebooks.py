@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,17 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "book").glob("*.ipynb"))
 
 # The only cells whose outputs are not compared, by their first line, and why.
 NOT_COMPARED = {"# Versions": "says which versions this run used"}
+
+
+UNFOLDED = {"breaking"}  # whose set-up and drawing still stand in the open
+OPENS_WITH_A_PICTURE = [
+    "convmixer",
+    "patch-embedding",
+    "image-cipher",
+    "model-encryption",
+    "three-parties",
+    "experiments",
+]
 
 
 def code_cells(notebook: Path) -> list[dict]:
@@ -65,6 +77,56 @@ def test_cells_are_short(notebook: Path) -> None:
         statements = ast.parse(cell["source"]).body
         imports = [s.end_lineno or 0 for s in statements if isinstance(s, ast.Import | ast.ImportFrom)]
         assert len(cell["source"].splitlines()) - max(imports, default=0) <= 20, cell["source"]
+
+
+FOLDED = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
+
+
+def words_of_main_line(cells: list[dict]) -> int:
+    """Words that a reader meets before the exercises: prose, and code that is not folded away."""
+    count = 0
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            count += 0 if FOLDED & set(cell["metadata"].get("tags", [])) else len(source.split())
+            continue
+        before, exercises, _ = f"\n{source}".partition("\n## Exercises")
+        count += len(
+            re.sub(r"(`{3,}|:{3,})\{\w+\}[^\n]*\n:class: [^\n]*dropdown.*?\n\1", "", before, flags=re.DOTALL).split()
+        )
+        if exercises:
+            return count
+    return count
+
+
+def test_main_line_is_short_enough_for_its_reader(notebook: Path) -> None:
+    assert words_of_main_line(json.loads(notebook.read_text(encoding="utf-8"))["cells"]) <= 6500
+
+
+def test_folded_code_and_exercises_are_not_in_the_main_line() -> None:
+    def cell(source: str, kind: str = "markdown", *tags: str) -> dict:
+        return {"cell_type": kind, "source": [source], "metadata": {"tags": list(tags)}}
+
+    fold = "```{note} Aside\n:class: dropdown\nmany more words\n```"
+    cells = [cell("one two"), cell("three = 4", "code"), cell("x = 1", "code", "hide-input"), cell(fold)]
+    assert words_of_main_line(cells) == 5
+    assert words_of_main_line([*cells, cell("six\n\n## Exercises\n\nseven"), cell("eight")]) == 6
+
+
+def test_each_chapter_opens_with_a_picture_and_folds_its_set_up(notebook: Path) -> None:
+    """Versions and imports are folded, and a figure stands among the first cells."""
+    first = code_cells(notebook)[:2]
+    for cell in first:
+        assert notebook.stem in UNFOLDED or FOLDED & set(cell["metadata"].get("tags", [])), cell["source"]
+    if notebook.stem in OPENS_WITH_A_PICTURE:
+        assert "figure" in first[1]["metadata"].get("mystnb", {})
+
+
+def test_code_that_draws_is_folded(notebook: Path) -> None:
+    for cell in code_cells(notebook):
+        if "figure" in cell["metadata"].get("mystnb", {}):
+            folded = "hide-input" in cell["metadata"].get("tags", [])
+            assert folded or notebook.stem in UNFOLDED, cell["source"]
 
 
 def test_prose_stands_between_code_cells(notebook: Path) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from string import ascii_uppercase
+from typing import cast
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.domains.std import StandardDomain
 from sphinx.util.docutils import SphinxDirective
 
 QUIZZES = "book/quizzes.toml"
@@ -82,12 +84,15 @@ class Quiz(SphinxDirective):
             html('<div class="quiz">'),
         ]
         for number, entry in enumerate(quizzes[page], 1):
-            result += self.question(f"{page}-{number}", f"**{number}.** {entry['question']}", entry["options"])
+            result += self.question(f"quiz-{page}-{number}", f"**{number}.** {entry['question']}", entry["options"])
         return [*result, html("</div>")]
 
     def question(self, name: str, question: str, options: list[list[str]]) -> list[nodes.Node]:
-        """One question: a legend, its options, and the answers to all of them, folded."""
-        result = [html("<fieldset><legend>"), self.parse(question), html("</legend>")]
+        """One question, under a label such as quiz-convmixer-3: a legend, its options, and the answers, folded."""
+        standard = cast(StandardDomain, self.env.get_domain("std"))
+        standard.anonlabels[name] = self.env.docname, name
+        standard.labels[name] = self.env.docname, name, f"question {name.rpartition('-')[2]}"
+        result = [nodes.target(ids=[name]), html("<fieldset><legend>"), self.parse(question), html("</legend>")]
         for index, (_, text, _) in enumerate(options):
             button = f'<input type="radio" name="{name}" value="{index}"><b>{ascii_uppercase[index]}</b><span>'
             result += [html(f"<label>{button}"), self.parse(text), html("</span></label>")]

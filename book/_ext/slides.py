@@ -52,6 +52,7 @@ PAGE = """\
 </body>
 </html>
 """
+STATEMENTS = {"thm": "the theorem", "lem": "the lemma", "cor": "the corollary", "def": "the definition"}
 # Draws formulas, [[TeX, displayed], …] on its input; one that is not understood stops it.
 KATEX = """\
 const katex = require(process.argv[1]);
@@ -115,11 +116,12 @@ class Deck:
 
     def _plain(self, text: str) -> str:
         """Text without the roles of MyST."""
-        text = re.sub(r"\s*\{cite:p\}`[^`]*`", "", text)
+        text = re.sub(r"\s*\{(cite:p|tested)\}`[^`]*`", "", text)
         text = re.sub(r"\{doc\}`([^`<]*) <[^`]*`", r"\1", text)
         text = re.sub(r"\{doc\}`([^`]*)`", lambda match: f"“{self.titles[match[1]]}”", text)
         text = re.sub(r"\{eq\}`eq-(\d)`", r"(\1)", text)
         text = re.sub(r"\{numref\}`[^`]*`", "the figure", text)
+        text = re.sub(r"\{prf:ref\}`(thm|lem|cor|def)-[^`]*`", lambda match: STATEMENTS[match[1]], text)
         if found := re.search(r"\{[a-z:]+\}`[^`]*`", text):
             raise ValueError(f"{self.name}: a slide can't show {found[0]}")
         return text
@@ -137,7 +139,8 @@ class Deck:
                 return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
         printed = "".join("".join(output.get("text", "")) for output in cell["outputs"]).rstrip()
         code = highlight(source, PythonLexer(), STYLE)
-        return code + (f'<pre class="output">{html.escape(printed)}</pre>' if printed else "")
+        tables = "".join("".join(output.get("data", {}).get("text/html", "")) for output in cell["outputs"])
+        return code + (f'<pre class="output">{html.escape(printed)}</pre>' if printed else "") + tables
 
     def _formula(self, tex: str, options: dict[str, Any]) -> str:
         self.formulas.append((tex.strip(), options["display_mode"]))

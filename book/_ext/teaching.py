@@ -1,8 +1,10 @@
 """What the teacher's guide takes from the rest of the book: objectives from the chapters, times from the receipt.
 
-A Sphinx extension with two directives and a role: ``{objectives}`` lists what each chapter says a reader will be able
-to do, ``{timings}`` is a table of mixerkey/receipts/classroom.json, which tools/classroom.py writes, and
+A Sphinx extension with two directives and two roles. ``{objectives}`` lists what each chapter says a reader will be
+able to do, ``{timings}`` is a table of mixerkey/receipts/classroom.json, which tools/classroom.py writes.
 ``{cell}`PAGE: FRAGMENT` `` is a link to the section with the one code cell of a page that has FRAGMENT in its source.
+``{tested}`LABEL, LABEL` `` says what tests an objective: exercises by their labels, questions as quiz-PAGE-NUMBER; the
+build fails where there is no such exercise or question.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from tools.claims import find_cell
@@ -98,8 +101,22 @@ def cell(
     return [nodes.reference(rawtext, words, refuri=f"{page}.html#{nodes.make_id(heading)}")], []
 
 
+def named_tests(
+    name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: object = None, content: object = None
+) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+    """The role ``{tested}``."""
+    doc, links = inliner.document.settings.env.docname, nodes.inline(classes=["tested"])
+    for number, label in enumerate(label.strip() for label in text.split(",")):
+        links += nodes.Text(", " if number else "(")
+        what = {"reftype": "ref", "refdomain": "std", "reftarget": label, "refdoc": doc}
+        links += pending_xref(rawtext, nodes.inline(label, label), **what, refexplicit=False, refwarn=True)
+    links += nodes.Text(")")
+    return [links], []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("objectives", Objectives)
     app.add_directive("timings", Timings)
     app.add_role("cell", cell)
+    app.add_role("tested", named_tests)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

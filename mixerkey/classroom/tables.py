@@ -46,11 +46,8 @@ class Table:
             return "".join(f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for cell, side in parts)
 
         body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
-        head = line(self.header, 'th scope="col"').replace('</th scope="col">', "</th>")
-        return (
-            f'<div class="pst-scrollable-table-container"><table class="table">\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody>\n</table></div>"
-        )
+        table = f"<thead><tr>{line(self.header, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+        return f'<div class="pst-scrollable-table-container"><table class="table">\n{table}\n</table></div>'
 
 
 def _of_numbers(column: Sequence[str]) -> bool:
