@@ -10,7 +10,7 @@ class Table:
     """Rows under a header; a notebook shows it as a table, `print` as text in columns.
 
     Args:
-        header: the name of each column.
+        header: the name of each column; none is empty, since a reader who listens needs one.
         rows: as many cells each; numbers are shown as they are given, so round and format them first.
 
     Raises:
