@@ -19,7 +19,14 @@ from torch.utils._pytree import tree_leaves
 
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import network_input
-from mixerkey.embedding import UnsharedEmbedding, describe, is_patch_embedding, named_layer, own_weight
+from mixerkey.embedding import (
+    UnsharedEmbedding,
+    describe,
+    is_patch_embedding,
+    named_layer,
+    own_weight,
+    patch_embeddings,
+)
 from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -67,6 +74,12 @@ def encrypt_model(
     if not isinstance(key, BlockKey):
         raise ValueError("a network absorbs one key; with a key per image it must be encrypted anew for each image")
     model = _unwrapped(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "a traced or scripted network keeps its weights in a graph; encrypt the module that it was made from"
+        )
+    for name, module in patch_embeddings(model).items():
+        own_weight(module, name)  # a weight that is computed can't even be copied
     names = [layer] if isinstance(layer, str) else layer
     copy = deepcopy(model)
     within, order = (key.within, key.order) if isinstance(key, ScrambledKey) else (key, None)
@@ -199,8 +212,6 @@ def _find(model: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> str:
 
 def _why_not(model: nn.Module) -> str:
     """What the first layer of a network lacks that has no patch embedding."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        return ". It is traced or scripted: encrypt the module that it was made from"
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
         return ""

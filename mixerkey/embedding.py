@@ -116,9 +116,7 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
     weight = own_weight(conv, layer or "the patch embedding")
     mu, sigma = (torch.as_tensor(list(values), dtype=torch.float64) for values in (mean, std))
     if mu.shape != (conv.in_channels,) or sigma.shape != mu.shape or not (sigma > 0).all():
-        raise ValueError(
-            f"need a mean and a positive deviation for each of {conv.in_channels} channels, got {mean}, {std}"
-        )
+        raise ValueError(f"need a mean and a deviation > 0 for each of {conv.in_channels} channels, got {mean}, {std}")
     with torch.no_grad():
         W = weight.double()  # (d, C, P, P)
         shift = (W.sum((2, 3)) * ((0.5 - mu) / sigma).to(W)).sum(1)  # (d,)

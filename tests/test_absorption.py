@@ -1,0 +1,351 @@
+"""What networks absorb: real peers, each with the keys that it can take and a clear refusal of those that it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from mlp_mixer_pytorch import MLPMixer
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from vit_pytorch import ViT as LinearViT
+
+from mixerkey import ConvMixer, Key, encrypt_model, network_input, renormalize
+from mixerkey.embedding import patch_matrix, set_patch_matrix
+from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys
+
+KEY, MATRIX = Key.from_seed(1, 4, 3), MatrixKey.invertible(4, 3, seed=1)
+ORDER = BlockOrder.from_seed(2, 4, 3, grid=(8, 8))
+MIRROR = BlockOrder(torch.arange(64).reshape(8, 8).flip(1).flatten(), 4, 3, grid=(8, 8))
+TURN = BlockOrder(torch.arange(64).reshape(8, 8).rot90().flatten(), 4, 3, grid=(8, 8))
+WITHIN = {"key": KEY, "matrix": MATRIX}
+ORDERS = {"order": ORDER, "key and order": KEY.then(ORDER), "matrix and order": ORDER.then(MATRIX)}
+LINEAR = {"mirror": MIRROR, "turn": TURN}
+GRID = {"mirror": MIRROR, "turn": TURN, "key and turn": KEY.then(TURN)}
+
+
+def hugging_face() -> nn.Module:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = transformers.ViTConfig(image_size=32, patch_size=4, num_labels=5, **sizes)
+    return transformers.ViTForImageClassification(config)
+
+
+def timm_vit(**more: object) -> nn.Module:
+    sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
+    return timm.models.VisionTransformer(**sizes | more)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, BlockKey]]] = {
+    "ConvMixer": (lambda: ConvMixer(16, 2, 3), WITHIN | GRID),
+    "timm ConvMixer": (lambda: timm.models.ConvMixer(16, 2, 3, 4, num_classes=5), WITHIN | GRID),
+    "timm ViT": (timm_vit, WITHIN | ORDERS),
+    "timm DeiT": (
+        lambda: timm.create_model(
+            "deit_tiny_distilled_patch16_224",
+            img_size=32,
+            patch_size=4,
+            embed_dim=24,
+            depth=2,
+            num_heads=2,
+            num_classes=5,
+        ),
+        WITHIN | ORDERS,
+    ),
+    "timm MLP-Mixer": (
+        lambda: timm.models.MlpMixer(num_classes=5, img_size=32, patch_size=4, num_blocks=2, embed_dim=24),
+        WITHIN | ORDERS,
+    ),
+    "timm ResMLP": (
+        lambda: timm.models.MlpMixer(
+            num_classes=5,
+            img_size=32,
+            patch_size=4,
+            num_blocks=2,
+            embed_dim=24,
+            mlp_ratio=4,
+            block_layer=timm.models.mlp_mixer.ResBlock,
+            norm_layer=timm.models.mlp_mixer.Affine,
+        ),
+        WITHIN | ORDERS,
+    ),
+    "torchvision ViT": (lambda: torchvision.models.VisionTransformer(32, 4, 2, 2, 24, 48), WITHIN | ORDERS),
+    "torchvision Swin": (
+        lambda: torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=5),
+        WITHIN,
+    ),
+    "torchvision ConvNeXt": (
+        lambda: torchvision.models.ConvNeXt(
+            [
+                torchvision.models.convnext.CNBlockConfig(24, 48, 1),
+                torchvision.models.convnext.CNBlockConfig(48, None, 1),
+            ],
+            num_classes=5,
+        ),
+        WITHIN | GRID,
+    ),
+    "Hugging Face ViT": (hugging_face, WITHIN | ORDERS),
+    "linear MLP-Mixer": (
+        lambda: MLPMixer(image_size=32, channels=3, patch_size=4, dim=24, depth=2, num_classes=5),
+        WITHIN | ORDERS,
+    ),
+    "linear ViT": (
+        lambda: LinearViT(image_size=32, patch_size=4, num_classes=5, dim=24, depth=2, heads=2, mlp_dim=48),
+        {
+            "shuffle": KEY.shuffle,
+            "order": ORDER,
+            "shuffle and order": KEY.shuffle.then(ORDER),
+            "mirror": MIRROR,
+            "turn": TURN,
+        },
+    ),
+}
+ALL = WITHIN | ORDERS | GRID
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = NETWORKS[name][0]().double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # heads and positions that start at 0 would hide faults
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = model(x)
+    return out.logits if hasattr(out, "logits") else out
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, (_, keys) in NETWORKS.items() for kind in keys])
+def test_a_network_answers_encrypted_images_as_it_answered_plain_ones(name: str, kind: str) -> None:
+    model, key = network(name), NETWORKS[name][1][kind]
+    locked = encrypt_model(model, key)
+    plain = outputs(model, network_input(images(), None, torch.float64))
+    encrypted = outputs(locked, network_input(images(), key, torch.float64))
+    assert (encrypted - plain).abs().max() <= 1e-9 * max(1, key.condition)
+    assert (outputs(locked, network_input(images(), None, torch.float64)) - plain).abs().max() > 1e-6
+    back = encrypt_model(locked, key.inverse())
+    assert (outputs(back, network_input(images(), None, torch.float64)) - plain).abs().max() <= 1e-9 * key.condition**2
+
+
+REFUSING = [  # a symmetry of the grid is one order of blocks among others
+    (name, kind)
+    for name, (_, keys) in NETWORKS.items()
+    for kind in ALL
+    if kind not in keys and not (kind in GRID and "order" in keys)
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSING)
+def test_a_network_refuses_what_it_cannot_absorb(name: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"does not absorb this order|LayerNorm over the pixels"):
+        encrypt_model(network(name), ALL[kind])
+
+
+def test_keys_per_place_become_an_unshared_embedding() -> None:
+    keys, model = PatchKeys.from_seed(3, 4, 3, (8, 8)), network("ConvMixer")
+    locked = encrypt_model(model, keys.then(TURN))
+    x = images()
+    plain = outputs(model, network_input(x, None, torch.float64))
+    assert (outputs(locked, network_input(x, keys.then(TURN), torch.float64)) - plain).abs().max() < 1e-9
+    assert sum(p.numel() for p in locked.parameters()) - sum(p.numel() for p in model.parameters()) == 63 * 48 * 16
+
+
+def test_blocks_may_be_smaller_than_patches() -> None:
+    model, key = network("ConvMixer"), Key.from_seed(0, 2, 3)
+    plain = outputs(model, network_input(images(), None, torch.float64))
+    assert (outputs(encrypt_model(model, key), network_input(images(), key, torch.float64)) - plain).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_other_means_and_deviations_are_absorbed_exactly(bias: bool) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=bias), nn.GELU(), nn.Conv2d(8, 4, 1)).double()
+    p = images().double() / 255
+    own = (p - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    locked = encrypt_model(renormalize(model, mean, std), KEY)
+    assert (outputs(locked, network_input(images(), KEY, torch.float64)) - outputs(model, own)).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="a mean and a deviation > 0 for each of 3"):
+        renormalize(model, mean, (0.2, 0.0, 0.2))
+
+
+def test_only_the_inverse_absorbs_where_E_has_full_row_rank() -> None:
+    """Uniqueness: x T E' = x E for all x only if E' = T⁻¹ E; the transposed direction works only where T T E = E."""
+    model = network("ConvMixer")
+    E, T = patch_matrix(find_and_widen(model)), KEY.matrix()
+    assert torch.linalg.matrix_rank(E) == 48
+    solved = torch.linalg.lstsq(T, E).solution  # T E' = E
+    assert torch.allclose(solved, T.T @ E, atol=1e-9)
+    assert not torch.allclose(T @ (T @ E), E)
+
+
+def find_and_widen(model: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 64, 4, 4)).double()
+
+
+# What cannot be encrypted, or not as it is
+
+
+class Doubling(nn.Conv2d):
+    """Transforms its weight, in a way that flips do not commute with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride)
+
+
+class Branches(nn.Module):
+    """The image enters through layers of different patch sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 8, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fine(x).mean((2, 3)) + self.coarse(x).amax((2, 3))
+
+
+class Skip(nn.Module):
+    """The image also goes around the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embedding(x).mean((2, 3)) + x.mean((1, 2, 3))[:, None]
+
+
+class Average(nn.Module):
+    """Keeps an average of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 4, 4))
+        self.average = deepcopy(self.net)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Frozen(nn.Module):
+    """Keeps a copy of its filters, in another order and with other signs, as a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(3, 8, 4, 4)
+        self.original = -self.net.weight.detach().flatten(1).T[torch.randperm(48)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Adapter(nn.Module):
+    """A low-rank adapter beside the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.down, self.up = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 2, 4, 4, bias=False), nn.Conv2d(2, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def conv() -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 8, 4, 4)
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(conv())
+    model[0].register_forward_pre_hook(lambda module, args: (args[0] + 0.3,))
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], dict, str]] = {
+    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(conv())), {}, "remove_parametrizations"),
+    "spectral norm": (lambda: nn.Sequential(parametrizations.spectral_norm(conv())), {}, "remove_parametrizations"),
+    "old weight norm": (lambda: nn.Sequential(torch.nn.utils.weight_norm(conv())), {}, "a hook"),
+    "old spectral norm": (lambda: nn.Sequential(torch.nn.utils.spectral_norm(conv())), {}, "a hook"),
+    "pruned": (lambda: nn.Sequential(prune.l1_unstructured(conv(), "weight", 0.2)), {}, "prune.remove"),
+    "transformed weight": (lambda: nn.Sequential(Doubling(3, 8, 4, 4)), {}, "answers otherwise than before"),
+    "hooked input": (hooked, {}, "answers otherwise than before"),
+    "one of two branches": (Branches, {"layer": "fine"}, r"several layers: fine, coarse.*layer=\["),
+    "two branches": (Branches, {}, "several layers are .*: fine, coarse; name one with layer=, or all"),
+    "skip path": (Skip, {}, "answers otherwise than before|several layers"),
+    "average": (Average, {"layer": "net.0"}, "keep the plain matrix in 'average.0.weight'"),
+    "a copy as an attribute": (Frozen, {}, "keep the plain matrix in 'original'"),
+    "adapter": (Adapter, {"layer": "base"}, "several layers: base, down.*merge adapters first"),
+    "traced": (lambda: torch.jit.trace(nn.Sequential(conv()), torch.zeros(1, 3, 8, 8)), {}, "traced or scripted"),
+    "scripted": (lambda: torch.jit.script(nn.Sequential(conv())), {}, "traced or scripted"),
+    "overlapping": (lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 2)), {}, "kernels overlap blocks"),
+    "padded": (lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 4, padding=2)), {}, "reach beyond"),
+    "runs on nothing": (lambda: nn.ModuleDict({"a": conv()}), {}, "no probe image"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_not_protect_is_refused_by_name(name: str) -> None:
+    make, options, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        encrypt_model(make(), KEY, **options)
+
+
+def test_all_branches_together_are_encrypted() -> None:
+    model = Branches().double()
+    locked = encrypt_model(model, KEY, layer=["fine", "coarse"])
+    plain = outputs(model, network_input(images(), None, torch.float64))
+    assert (outputs(locked, network_input(images(), KEY, torch.float64)) - plain).abs().max() < 1e-9
+
+
+def test_an_order_that_a_network_does_not_see_is_refused() -> None:
+    bag = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="protects nothing in it, since it does not look at where blocks are"):
+        encrypt_model(bag, ORDER)
+
+
+def test_a_key_that_changes_nothing_is_refused_and_the_identity_is_not() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4))
+    flat = set_patch_matrix(model, torch.ones(48, 8))
+    with pytest.raises(ValueError, match="protects nothing"):
+        encrypt_model(flat, KEY.shuffle)
+    nothing = KEY.then(KEY.inverse())
+    assert torch.equal(patch_matrix(encrypt_model(model, nothing)), patch_matrix(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_exact(dtype: torch.dtype) -> None:
+    model = ConvMixer(16, 1).to(dtype)
+    E = patch_matrix(model)
+    signs = (1 - 2 * KEY.flips.int()).to(dtype)
+    assert torch.equal(patch_matrix(encrypt_model(model, KEY)), signs[:, None] * E[KEY.permutation])
+
+
+def test_wrappers_are_taken_off() -> None:
+    model = ConvMixer(16, 1).eval()
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        locked = encrypt_model(wrapped, KEY)
+        assert isinstance(locked, ConvMixer)
+        assert torch.equal(patch_matrix(locked), patch_matrix(encrypt_model(model, KEY)))
+
+
+def test_a_dense_output_comes_back_in_the_ciphers_order() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Conv2d(8, 5, 1)).double()  # a map of class scores
+    key = KEY.then(ORDER)
+    plain = outputs(model, network_input(images(), None, torch.float64))
+    hidden = outputs(encrypt_model(model, key), network_input(images(), key, torch.float64))
+    opened = ORDER.inverse().act(hidden.movedim(1, -1)).movedim(-1, 1)
+    assert (opened - plain).abs().max() < 1e-9
+    assert (hidden - plain).abs().max() > 1e-3
