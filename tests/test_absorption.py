@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any, cast
 
 import pytest
 import timm
@@ -30,14 +31,13 @@ GRID = {"mirror": MIRROR, "turn": TURN, "key and turn": KEY.then(TURN)}
 
 
 def hugging_face() -> nn.Module:
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    config = transformers.ViTConfig(image_size=32, patch_size=4, num_labels=5, **sizes)
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "num_labels": 5}
+    config = transformers.ViTConfig(image_size=32, patch_size=4, hidden_size=24, **sizes)
     return transformers.ViTForImageClassification(config)
 
 
-def timm_vit(**more: object) -> nn.Module:
-    sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
-    return timm.models.VisionTransformer(**sizes | more)
+def timm_vit() -> nn.Module:
+    return timm.models.VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=2, num_classes=5)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, BlockKey]]] = {
@@ -336,7 +336,7 @@ def test_half_precision_is_exact(dtype: torch.dtype) -> None:
 def test_wrappers_are_taken_off() -> None:
     model = ConvMixer(16, 1).eval()
     for wrapped in (torch.compile(model), nn.DataParallel(model)):
-        locked = encrypt_model(wrapped, KEY)
+        locked = encrypt_model(cast(nn.Module, wrapped), KEY)
         assert isinstance(locked, ConvMixer)
         assert torch.equal(patch_matrix(locked), patch_matrix(encrypt_model(model, KEY)))
 
