@@ -18,8 +18,8 @@ from mixerkey.convmixer import PRETRAINED, ConvMixer, save_model
 from mixerkey.data import DataUnavailable, load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import report, reproduce
+from mixerkey.files import write_json
 from mixerkey.parties.commands import add_commands
-from mixerkey.receipts import write_json
 from mixerkey.training import DIGITS, FAST, PAPER, train
 
 RECIPES = {"digits": {"fast": DIGITS}, "cifar10": {"fast": FAST, "paper": PAPER}}

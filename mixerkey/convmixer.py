@@ -7,8 +7,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from mixerkey.files import save_tensors
 
 PRETRAINED = ("cifar10", "digits")
 
@@ -205,8 +206,7 @@ def save_model(model: ConvMixer, path: str | Path) -> None:
     ...     load_model(folder + "/model.safetensors").sizes["patch_size"]
     2
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, path, metadata={"convmixer": json.dumps(model.sizes)})
+    save_tensors(path, model.state_dict(), {"convmixer": json.dumps(model.sizes)})
 
 
 def load_model(path: str | Path) -> ConvMixer:

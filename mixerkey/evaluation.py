@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from tqdm import tqdm
 from mixerkey.cipher import network_input
 from mixerkey.fast import forward
 from mixerkey.keys import BlockKey, Key
-from mixerkey.receipts import read_json, write_json
+from mixerkey.receipts import Receipt, tensors_digest, weights_digest
 
 
 def predict(
@@ -137,12 +139,16 @@ def sweep(
         model, images: as for `predict`.
         labels: int64 (N,).
         keys: client keys.
-        store: JSON file to which each result is added when it is there; a sweep that was killed goes on from it. With
-            several processes each writes its own, and all are read. Use a store for one model and one list of keys.
+        store: JSON file to which each result is added when it is there; a sweep that was killed goes on from it, and
+            one with more keys, too. With several processes each writes its own, ``store.0`` and so on, and all are
+            read.
         progress: whether to show a progress bar on stderr.
 
     Returns:
         one count a key, in the order of `keys`; in every process.
+
+    Raises:
+        ValueError: a store of another model or other images, or one that is damaged; the message names the file.
 
     >>> from mixerkey import Key, encrypt_model, load_pretrained
     >>> from mixerkey.data import load_digits
@@ -153,22 +159,42 @@ def sweep(
     True
     """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    names = [_name(key, images) for key in keys]
+    facts: dict[str, object] = {}
     known: dict[str, int] = {}
-    own = Path(store).with_suffix(f".{rank}.json") if store is not None else None
-    for file in own.parent.glob(own.name.replace(f".{rank}.json", ".*.json")) if own else ():
-        known |= read_json(file)
-    done = {i: known[str(i)] for i in range(rank, len(keys), processes) if str(i) in known}
-    todo = [i for i in range(rank, len(keys), processes) if i not in done]
-    for i in tqdm(todo, "keys", initial=len(done), total=len(done) + len(todo), disable=not progress or rank > 0):
-        done[i] = int((classify(model, images, keys[i]) == labels).sum())
-        if own is not None:
-            write_json(own, done)
-    shares: list[dict[int, int]] = [done]
+    own = None
+    if store is not None:
+        facts = {"model": weights_digest(model), "network": repr(model), "images": tensors_digest(images, labels)}
+        for file in _shares(Path(store)):
+            known |= Receipt(file, facts).content
+        own = Path(store) if processes == 1 else Path(f"{store}.{rank}")
+    receipt = Receipt(own, facts)
+    todo = [i for i in range(rank, len(keys), processes) if names[i] not in known]
+    for i in tqdm(todo, "keys", disable=not progress or rank > 0):
+        receipt.once(names[i], partial(_right, model, images, labels, keys[i]))
+    shares: list[dict[str, int]] = [known | receipt.content]
     if processes > 1:
         shares = [{} for _ in range(processes)]
-        dist.all_gather_object(shares, done)
-    everything = {i: right for share in shares for i, right in share.items()}
-    return [everything[i] for i in range(len(keys))]
+        dist.all_gather_object(shares, known | receipt.content)
+    everything = {name: right for share in shares for name, right in share.items()}
+    return [everything[name] for name in names]
+
+
+def _right(model: nn.Module, images: Tensor, labels: Tensor, key: BlockKey) -> int:
+    return int((classify(model, images, key) == labels).sum())
+
+
+def _name(key: BlockKey, images: Tensor) -> str:
+    """What a sweep calls a key: the digest of a random image that it has encrypted."""
+    probe = torch.randint(256, images.shape[1:], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return tensors_digest(network_input(probe, key))
+
+
+def _shares(store: Path) -> list[Path]:
+    """The store's own file and those of several processes; a name is taken as it is, not as a pattern."""
+    if not store.parent.is_dir():
+        return []
+    return sorted(p for p in store.parent.iterdir() if re.fullmatch(re.escape(store.name) + r"(\.\d+)?", p.name))
 
 
 def partly_wrong(key: Key, positions: int, signs: int, generator: torch.Generator) -> Key:

@@ -1,21 +1,24 @@
-"""Receipts: what a run found, with what it was computed, and how sure that is; written so that nothing is lost."""
+"""Receipts: what a run found, with what it was computed, and how sure that is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from math import sqrt
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mixerkey.convmixer import PRETRAINED
+from mixerkey.files import read_json, write_json
 
+T = TypeVar("T")
 RECEIPTS = Path(str(files("mixerkey"))) / "receipts"  # in a checkout, where the experiments write
 
 
@@ -38,24 +41,70 @@ def load_receipt(name: str) -> dict:
     return json.loads((files("mixerkey") / folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def read_json(path: Path) -> dict:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+class Receipt:
+    """Results in a JSON file that a run adds to as they come, and that a later run takes up again.
 
+    Args:
+        path: the file; None keeps the results in memory.
+        facts: all that the results depend on, such as digests of weights and data, ready for JSON; kept beside them.
+        notes: what else is kept, such as versions and processor; a later run's replace an earlier one's.
 
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file so that a kill leaves the old one or the new one, never half of one.
+    Raises:
+        ValueError: the file is no receipt, or one for other facts; the message names it.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_json(Path(folder) / "a.json", {"b": 1})
-    ...     read_json(Path(folder) / "a.json")
-    {'b': 1}
+    >>> receipt = Receipt(None, {"model": "5f1c"}, processor="abacus")
+    >>> receipt.trials("squares", 3, lambda i: i**2)
+    [0, 1, 4]
+    >>> receipt.trials("squares", 4, lambda i: -1)  # the first three are there
+    [0, 1, 4, -1]
+    >>> receipt.content
+    {'model': '5f1c', 'processor': 'abacus', 'trials': {'squares': [0, 1, 4, -1]}}
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+
+    def __init__(self, path: str | Path | None, facts: dict[str, object], **notes: object) -> None:
+        self.path = None if path is None else Path(path)
+        self.content: dict[str, Any] = json.loads(json.dumps(facts | notes))
+        if self.path is not None and self.path.exists():
+            found = read_json(self.path)
+            for name in facts:
+                if found.get(name) != self.content[name]:
+                    raise ValueError(
+                        f"{self.path} holds results for another {name} ({_short(found.get(name))}, here it is "
+                        f"{_short(self.content[name])}); choose another file or folder, or remove it"
+                    )
+            self.content = found | self.content
+
+    def write(self) -> None:
+        """Write the file as it stands."""
+        if self.path is not None:
+            write_json(self.path, self.content)
+
+    def once(self, name: str, run: Callable[[], T]) -> T:
+        """The result of that name: the file's, or else what `run` returns, which is written."""
+        if name not in self.content:
+            self.content[name] = run()
+            self.write()
+        return self.content[name]
+
+    def trials(self, name: str | tuple[str, ...], count: int, run: Callable[[int], T]) -> list[T]:
+        """run(0) … run(count - 1), under ``"trials"`` and that name, or those names one within the other.
+
+        What is there already is not run again; each new result is written when it is there.
+        """
+        group = self.content.setdefault("trials", {})
+        *outer, last = (name,) if isinstance(name, str) else name
+        for part in outer:
+            group = group.setdefault(part, {})
+        results = group.setdefault(last, [])
+        for i in range(len(results), count):
+            results.append(run(i))
+            self.write()
+        return results[:count]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def versions() -> dict[str, str]:
@@ -90,8 +139,25 @@ def weights_digest(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + _bytes(value))
     return digest.hexdigest()
+
+
+def tensors_digest(*tensors: Tensor) -> str:
+    """SHA-256 over tensors with their shapes and dtypes: the identity of data.
+
+    >>> tensors_digest(torch.zeros(2)) == tensors_digest(torch.zeros(2, 1))
+    False
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + _bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
 
 def confidence_interval(right: int, total: int) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -15,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import forward
+from mixerkey.files import save_tensors
 from mixerkey.receipts import processor, versions, weights_digest
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
@@ -243,10 +243,7 @@ class _Run:
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
         tensors["curve"] = torch.tensor([list(entry.values()) for entry in self.curve], dtype=torch.float64)
-        temporary = path.with_suffix(".tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"run": self.identity})
-        os.replace(temporary, path)  # a kill leaves the old checkpoint or the new one, never half of one
+        save_tensors(path, tensors, {"run": self.identity})
 
     def load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from mixerkey.experiments.paper import (
     reproduce,
     single_steps,
 )
-from mixerkey.receipts import box_plot, confidence_interval, load_receipt, weights_digest
+from mixerkey.receipts import Receipt, box_plot, confidence_interval, load_receipt, weights_digest
 
 KEY = Key.from_seed(0, 2, 1)
 
@@ -88,7 +89,7 @@ def test_a_sweep_counts_what_accuracy_measures() -> None:
 
 def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = (part[:50] for part in load_digits("test"))
-    some = [Key.from_seed(seed, 2, 1) for seed in range(5)]
+    some = [Key.from_seed(seed, 2, 1) for seed in (0, 1, 2, 3, 5)]  # 4 gives the key of 3
     model = load_pretrained("digits")
     expected = sweep(model, images, labels, some, progress=False)
     calls = 0
@@ -107,6 +108,111 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     assert calls == 3 + 3  # two were finished, the third was repeated
 
 
+SOME = [Key.from_seed(seed, 2, 1) for seed in range(3)]
+IMAGES, LABELS = (part[:20] for part in load_digits("test"))
+
+
+def swept(store: Path, model: torch.nn.Module | None = None, keys: list[Key] = SOME) -> list[int]:
+    return sweep(model or load_pretrained("digits"), IMAGES, LABELS, keys, store=store, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("fig5.wrong.json", "fig5.json"),
+        ("fig5.json", "fig5.wrong.json"),
+        ("fig5", "fig5.json"),
+        ("fig5.0.json", "fig5.json"),
+        ("fig[5].json", "fig5.json"),
+        ("*.json", "fig5.json"),
+        ("fig5.json", "?ig5.json"),
+        (".json", "x.json"),
+        ("a.b.c", "a.b"),
+        ("fig 5 (copy).json", "fig 5.json"),
+        ("fig5.json", "FIG5.json"),
+    ],
+)
+def test_stores_of_any_two_names_are_two_stores(tmp_path: Path, first: str, second: str) -> None:
+    locked = encrypt_model(load_pretrained("digits"), KEY)
+    expected = [swept(tmp_path / "expected"), swept(tmp_path / "locked", locked)]
+    assert expected[0] != expected[1]
+    assert [swept(tmp_path / first), swept(tmp_path / second, locked)] == expected
+    assert [swept(tmp_path / first), swept(tmp_path / second, locked)] == expected
+    assert {first, second} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_store_knows_its_keys_whatever_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = swept(tmp_path / "a", keys=SOME)
+    assert swept(tmp_path / "b", keys=SOME[:1]) == expected[:1]
+    assert swept(tmp_path / "b", keys=SOME[::-1]) == expected[::-1]
+    monkeypatch.setattr("mixerkey.evaluation.classify", lambda *_: pytest.fail("it is there already"))
+    assert swept(tmp_path / "b", keys=[SOME[1], SOME[1]]) == [expected[1]] * 2
+
+
+def other_weights() -> dict:
+    return {"model": encrypt_model(load_pretrained("digits"), KEY)}
+
+
+def other_forward_pass() -> dict:
+    return {"model": torch.nn.Sequential(*load_pretrained("digits"), torch.nn.Identity())}
+
+
+def other_images() -> dict:
+    return {"images": IMAGES.flip(-1)}
+
+
+def other_labels() -> dict:
+    return {"labels": LABELS.flip(0)}
+
+
+def fewer_images() -> dict:
+    return {"images": IMAGES[:10], "labels": LABELS[:10]}
+
+
+@pytest.mark.parametrize("change", [other_weights, other_forward_pass, other_images, other_labels, fewer_images])
+def test_a_store_of_something_else_is_refused_by_name(tmp_path: Path, change: Callable[[], dict]) -> None:
+    arguments: dict = {"model": load_pretrained("digits"), "images": IMAGES, "labels": LABELS, "keys": SOME}
+    sweep(**arguments, store=tmp_path / "fig5.json", progress=False)
+    with pytest.raises(ValueError, match=r"fig5\.json holds results for another (model|network|images)"):
+        sweep(**arguments | change(), store=tmp_path / "fig5.json", progress=False)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"0": 17, "1": 3}', '{"trials": {}}', "\0" * 50])
+def test_a_damaged_or_foreign_store_is_named_and_left_as_it_was(tmp_path: Path, content: str) -> None:
+    store = tmp_path / "fig5.json"
+    store.write_text(content)
+    with pytest.raises(ValueError, match=r"fig5\.json"):
+        swept(store)
+    with pytest.raises(ValueError, match=r"fig5\.json"):
+        Receipt(store, {"victim": "5f1c"})
+    assert store.read_text() == content
+
+
+def test_a_receipt_takes_up_trials_after_a_stop_at_any_of_them(tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    def run(i: int) -> int:
+        ran.append(i)
+        if len(ran) % 2 == 0:
+            raise KeyboardInterrupt
+        return i * i
+
+    while True:
+        receipt = Receipt(tmp_path / "r.json", {"shape": (2, 1)}, versions=len(ran))
+        try:
+            assert receipt.trials(("defence", "attack"), 4, run) == [0, 1, 4, 9]
+        except KeyboardInterrupt:
+            continue
+        break
+    assert ran == [0, 1, 1, 2, 2, 3, 3]
+    assert json.loads((tmp_path / "r.json").read_text()) == {
+        "shape": [2, 1],
+        "versions": 6,
+        "trials": {"defence": {"attack": [0, 1, 4, 9]}},
+    }
+    assert receipt.trials(("defence", "attack"), 2, run) == [0, 1]
+
+
 def test_a_sweep_is_shared_by_processes_and_reads_what_others_left(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
@@ -116,7 +222,7 @@ def test_a_sweep_is_shared_by_processes_and_reads_what_others_left(tmp_path: Pat
         "from mixerkey.evaluation import sweep\n"
         "dist.init_process_group('gloo')\n"
         "images, labels = load_digits('test')\n"
-        "keys = [Key.from_seed(seed, 2, 1) for seed in range(5)]\n"
+        "keys = [Key.from_seed(seed, 2, 1) for seed in (0, 1, 2, 3, 5)]\n"
         f"counts = sweep(load_pretrained('digits'), images, labels, keys, store={str(tmp_path / 'sweep.json')!r})\n"
         f"open({str(tmp_path)!r} + f'/counts.{{dist.get_rank()}}', 'w').write(str(counts))\n"
         "dist.destroy_process_group()\n"
@@ -126,12 +232,14 @@ def test_a_sweep_is_shared_by_processes_and_reads_what_others_left(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     images, labels = load_digits("test")
     expected = sweep(
-        load_pretrained("digits"), images, labels, [Key.from_seed(s, 2, 1) for s in range(5)], progress=False
+        load_pretrained("digits"), images, labels, [Key.from_seed(s, 2, 1) for s in (0, 1, 2, 3, 5)], progress=False
     )
     # Every process has all counts. Each writes a file of its own: lines of two processes can mix on one stdout.
     assert [(tmp_path / f"counts.{rank}").read_text() for rank in (0, 1)] == [str(expected)] * 2
-    shares = [json.loads((tmp_path / f"sweep.{rank}.json").read_text()) for rank in (0, 1)]
-    assert [sorted(share) for share in shares] == [["0", "2", "4"], ["1", "3"]]
+    shares = [json.loads((tmp_path / f"sweep.json.{rank}").read_text()) for rank in (0, 1)]
+    facts = {"model", "network", "images"}
+    assert [len(share.keys() - facts) for share in shares] == [3, 2]
+    assert shares[0].keys() & shares[1].keys() == facts
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
@@ -230,7 +338,7 @@ def test_reproduce_refuses_what_it_does_not_know_and_results_of_other_weights(tm
     reproduce("digits", tmp_path, only="table 1", progress=False)
     file = tmp_path / "table-1.json"
     file.write_text(file.read_text().replace(load_receipt("digits")["weights_sha256"], "0" * 64))
-    with pytest.raises(ValueError, match="holds results of other weights; choose another folder"):
+    with pytest.raises(ValueError, match=r"table-1\.json holds results for another weights_sha256"):
         reproduce("digits", tmp_path, only="table 1", progress=False)
 
 

@@ -24,7 +24,8 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 
-from mixerkey.receipts import processor, read_json, versions, write_json
+from mixerkey.files import read_json, write_json
+from mixerkey.receipts import processor, versions
 from tools.browser import serve
 
 ROOT = Path(__file__).parent.parent

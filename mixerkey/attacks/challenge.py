@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.cipher import encrypt_images
 from mixerkey.data import load_photos
+from mixerkey.files import save_tensors
 from mixerkey.keys import Key, SignedPermutation
 
 SIDE = 32  # of the tiles, in pixels
@@ -63,7 +63,7 @@ def make_challenge(images: Tensor, patch_size: int, path: str | Path) -> None:
     """
     key = Key.generate(patch_size, images.shape[1])
     shape = {"patch_size": str(patch_size), "channels": str(images.shape[1]), "key_sha256": key_digest(key)}
-    save_file({"images": encrypt_images(images, key).contiguous()}, path, shape)
+    save_tensors(path, {"images": encrypt_images(images, key)}, shape)
 
 
 def load_challenge(path: str | Path | None = None) -> Tensor:

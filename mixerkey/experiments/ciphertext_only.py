@@ -26,8 +26,9 @@ from tqdm import tqdm
 from mixerkey import Key, encrypt_images
 from mixerkey.attacks import ImageStatistics, ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits, load_photos
+from mixerkey.files import read_json, write_json
 from mixerkey.keys import block_size
-from mixerkey.receipts import RECEIPTS, confidence_interval, processor, read_json, versions, write_json
+from mixerkey.receipts import RECEIPTS, confidence_interval, processor, versions
 
 RECEIPT = RECEIPTS / "ciphertext-only.json"
 FACTS = ("right positions", "right positions up to the order of channels", "right flips", "doubts", "score", "seconds")

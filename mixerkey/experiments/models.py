@@ -1,8 +1,8 @@
 """What does the encrypted model give away, and what is protecting it worth? Gram matrix, queries, fine-tuning.
 
 The victim is the CIFAR-10 network of the package, encrypted. The attacker has the training images of CIFAR-10 as public
-images; accuracies are measured on test images. Every finished trial is written, and a run that was killed goes on; the
-receipt of another victim is begun anew.
+images; accuracies are measured on test images. Every finished trial is written, and a run that was killed goes on; to
+measure another victim, remove the receipt of the old one.
 
     python -m mixerkey.experiments.models
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from mixerkey.attacks.model_only import brightness, mismatch, model_only, settle
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.data import load_cifar10
 from mixerkey.experiments import RUNS
-from mixerkey.receipts import RECEIPTS, processor, read_json, versions, weights_digest, write_json
+from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
 from mixerkey.training import Recipe, train
 
 RECEIPT = RECEIPTS / "models.json"
@@ -184,33 +185,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
     arguments = parser.parse_args()
     world = World()
-    victim = weights_digest(world.victim)
-    done: dict[str, list[dict]] = {name: [] for name in TRIALS}
-    if arguments.out.exists() and (old := read_json(arguments.out))["victim"] == victim:
-        done |= old["trials"]
-    whole = accuracy(world.victim, *world.test)
-    todo: Iterator[tuple[str, int]] = (
-        (name, seed) for name, (_, count) in TRIALS.items() for seed in range(len(done[name]), count)
+    receipt = Receipt(
+        arguments.out,
+        {
+            "what": "attacks on the encrypted CIFAR-10 network; trial i has Key.from_seed(i, 4, 3), and i seeds it",
+            "victim": weights_digest(world.victim),
+            "accuracy of the victim": accuracy(world.victim, *world.test),
+            "test images": JUDGED,
+            "public images": PUBLIC,
+            "encrypted images, labelled images": SEEN,
+            "images a query": ASKED,
+            "fine-tuning": TUNING,
+        },
+        seconds="processor time on one core",
+        versions=versions() | {"scipy": version("scipy")},
+        processor=processor(torch.device("cpu")),
     )
-    for name, seed in tqdm(list(todo), "trials"):
-        done[name].append(TRIALS[name][0](world, seed))
-        write_json(
-            arguments.out,
-            {
-                "what": "attacks on the encrypted CIFAR-10 network; trial i has Key.from_seed(i, 4, 3), and i seeds it",
-                "victim": victim,
-                "accuracy of the victim": whole,
-                "test images": JUDGED,
-                "public images": PUBLIC,
-                "encrypted images, labelled images": SEEN,
-                "images a query": ASKED,
-                "fine-tuning": TUNING,
-                "seconds": "processor time on one core",
-                "versions": versions() | {"scipy": version("scipy")},
-                "processor": processor(torch.device("cpu")),
-                "trials": done,
-            },
-        )
+    for name, (trial, count) in tqdm(TRIALS.items(), "trials"):
+        receipt.trials(name, count, partial(trial, world))
 
 
 if __name__ == "__main__":

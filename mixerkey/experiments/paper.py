@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from mixerkey.convmixer import ConvMixer, Residual, load_pretrained
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import classify, confusion, partly_wrong, sweep
 from mixerkey.keys import Key, SignedPermutation, key_space_bits
-from mixerkey.receipts import box_plot, confidence_interval, processor, read_json, versions, weights_digest, write_json
+from mixerkey.receipts import Receipt, box_plot, confidence_interval, processor, versions, weights_digest
 from mixerkey.training import Recipe, train
 
 PAPER = {"baseline": 0.9046, "encrypted pair": 0.9046, "encrypted model, plain images": 0.1141}  # Table 1
@@ -295,7 +296,10 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
         "experiments": {
             title: _once(
                 folder / f"{title.replace(' ', '-')}.json",
-                None if title in ("block sizes", "conventional route") else digest,  # these train their own networks
+                # These train their own networks.
+                {"weights_sha256": None, "recipe": asdict(SMALL)}
+                if title in ("block sizes", "conventional route")
+                else {"weights_sha256": digest},
                 experiment,
             )
             for title, experiment in experiments.items()
@@ -304,24 +308,20 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
     }
 
 
-def _once(file: Path, digest: str | None, experiment: Callable[[], object]) -> dict:
-    if file.exists():
-        found = read_json(file)
-        if found["weights_sha256"] != digest:
-            raise ValueError(f"{file} holds results of other weights; choose another folder, or remove that file")
-        return found
-    start = time.perf_counter()
-    result = experiment()
-    found = {
-        "result": result,
-        "wall_seconds": round(time.perf_counter() - start, 1),
-        "processor": processor(torch.device("cpu")),
-        "versions": versions(),
-        "weights_sha256": digest,
-    }
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        write_json(file, found)
-    return found
+def _once(file: Path, facts: dict[str, object], experiment: Callable[[], object]) -> dict:
+    receipt = Receipt(file, facts)
+    if "result" not in receipt.content:
+        start = time.perf_counter()
+        result = experiment()
+        receipt.content |= {
+            "result": result,
+            "wall_seconds": round(time.perf_counter() - start, 1),
+            "processor": processor(torch.device("cpu")),
+            "versions": versions(),
+        }
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            receipt.write()
+    return receipt.content
 
 
 def report(receipt: dict) -> str:

@@ -51,7 +51,7 @@ from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
 from mixerkey.data import load_cifar10
 from mixerkey.keys import MatrixKey, PatchKeys
-from mixerkey.receipts import RECEIPTS, processor, read_json, versions, weights_digest, write_json
+from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
 
 RECEIPT = RECEIPTS / "schemes.json"
 COUNTS = (100, 1000, 10_000)
@@ -368,35 +368,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    old = read_json(arguments.out) if arguments.out.exists() else {}
+    receipt = Receipt(
+        arguments.out,
+        {
+            "what": "attack by defence on CIFAR-10; trial i is seeded with i. A result is whether the whole key was "
+            "found (for each image alone: the share of 20), and the median PSNR in dB of 100 decrypted images",
+            "exact images count as, in dB": EXACT,
+            "test images for accuracies": TESTED,
+        },
+        versions=versions() | {name: version(name) for name in ("scipy", "pillow")},
+        processor=processor(torch.device("cpu")),
+    )
     victim = weights_digest(load_pretrained("cifar10"))
-    receipt = {
-        "what": "attack by defence on CIFAR-10; trial i is seeded with i. A result is whether the whole key was found "
-        "(for each image alone: the share of 20), and the median PSNR in dB of 100 decrypted images",
-        "exact images count as, in dB": EXACT,
-        "test images for accuracies": TESTED,
-        "versions": versions() | {name: version(name) for name in ("scipy", "pillow")},
-        "processor": processor(torch.device("cpu")),
-        "seeds": old.get("seeds"),
-        "victim": victim,
-        "costs": None,
-        "jpeg": None,
-        "trials": old.get("trials", {}),
-    }
-    if old.get("victim") == victim:
-        receipt |= {"costs": old["costs"], "jpeg": old["jpeg"]}
-    for part, measure in (("costs", costs), ("jpeg", compression), ("seeds", seeds)):
-        if receipt[part] is None:
-            receipt[part] = measure()
-            write_json(arguments.out, receipt)
-    todo = []
-    for defence, attacks in DEFENCES.items():
-        for attack, (_, count) in attacks.items():
-            done = receipt["trials"].setdefault(defence, {}).setdefault(attack, [])
-            todo += [(defence, attack, seed) for seed in range(len(done), count)]
-    for defence, attack, seed in tqdm(todo, "trials"):
-        receipt["trials"][defence][attack].append(DEFENCES[defence][attack][0](seed))
-        write_json(arguments.out, receipt)
+    if receipt.content.get("victim") != victim:
+        receipt.content |= {"victim": victim}
+        for part in ("costs", "jpeg"):  # the trials need no network
+            receipt.content.pop(part, None)
+    receipt.once("costs", costs)
+    receipt.once("jpeg", compression)
+    receipt.once("seeds", seeds)
+    for defence, attacks in tqdm(DEFENCES.items(), "defences"):
+        for attack, (trial, count) in attacks.items():
+            receipt.trials((defence, attack), count, trial)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained, normalize
 from mixerkey.evaluation import sweep
 from mixerkey.fast import _depthwise, fast_forward
-from mixerkey.receipts import RECEIPTS, processor, versions, write_json
+from mixerkey.files import write_json
+from mixerkey.receipts import RECEIPTS, processor, versions
 
 RECEIPT = RECEIPTS / "speed.json"
 PLAIN, PLAIN_BF16 = "convolutions, float32", "convolutions, bfloat16, channels last"

@@ -15,8 +15,8 @@ from dataclasses import replace
 from mixerkey import ConvMixer, accuracy
 from mixerkey.data import load_cifar10
 from mixerkey.experiments import RUNS
-from mixerkey.receipts import RECEIPTS, read_json, write_json
-from mixerkey.training import FAST, train
+from mixerkey.receipts import RECEIPTS, Receipt
+from mixerkey.training import FAST, Recipe, train
 
 RECEIPT = RECEIPTS / "tuning.json"
 HELD_OUT = 5000
@@ -28,10 +28,11 @@ CANDIDATES = {
 def main() -> None:
     """Train each candidate and print its accuracy on the validation images."""
     images, labels = load_cifar10("train")
-    found = read_json(RECEIPT) if RECEIPT.exists() else {}
+    receipt = Receipt(RECEIPT, {})  # each entry says its recipe, and its checkpoint is of that run alone
     for name, recipe in CANDIDATES.items():
-        if name not in found:
-            _, found[name] = train(
+
+        def run(recipe: Recipe = recipe) -> dict:
+            _, found = train(
                 ConvMixer(256, 8),
                 images[:-HELD_OUT],
                 labels[:-HELD_OUT],
@@ -40,8 +41,9 @@ def main() -> None:
                 evaluate=lambda model: accuracy(model, images[-HELD_OUT:], labels[-HELD_OUT:]),
                 checkpoint=RUNS / "tuning" / f"{recipe.peak_lr}.safetensors",
             )
-            write_json(RECEIPT, found)
-        print(f"{name}: {found[name]['accuracy']:.2%} of the validation images")
+            return found
+
+        print(f"{name}: {receipt.once(name, run)['accuracy']:.2%} of the validation images")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.convmixer import PRETRAINED, load_model, load_pretrained
 from mixerkey.data import CIFAR10_CLASSES, load_digits
+from mixerkey.files import write_file
 from mixerkey.keys import Key
 from mixerkey.parties.trainer import (
     ModelCard,
@@ -219,5 +221,6 @@ def _read_image(path: Path, channels: int, size: tuple[int, int] | None = None) 
 def _write_image(image: Tensor, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise ValueError(f"write a .png, not {path.name}: a format that loses pixels could not be decrypted")
-    pixels = image.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(path)
+    pixels, stream = image.permute(1, 2, 0).numpy(), io.BytesIO()
+    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(stream, "PNG")
+    write_file(path, stream.getvalue())

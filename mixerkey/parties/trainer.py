@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from dataclasses import asdict, dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from mixerkey.absorption import encrypt_model
 from mixerkey.convmixer import ConvMixer, load_model
+from mixerkey.files import save_tensors, write_file
 from mixerkey.keys import Key, SignedPermutation
 
 KEY_ID = "[0-9a-f]{16}"
@@ -79,7 +78,7 @@ def save_key(key: Key, path: str | Path) -> str:
         raise FileExistsError(f"{path} or its id exists already; choose another name")
     key_id = secrets.token_hex(8)
     key.save(path)
-    _id_path(path).write_text(key_id + "\n", encoding="utf-8")
+    write_file(_id_path(path), f"{key_id}\n".encode(), exclusive=True)
     return key_id
 
 
@@ -116,13 +115,8 @@ def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
     True
     """
     _check(model, card)
-    path = Path(path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"convmixer": json.dumps(model.sizes), "card": json.dumps(asdict(card))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    save_file(weights, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    save_tensors(path, model.state_dict(), metadata)
 
 
 def load_encrypted(path: str | Path) -> tuple[ConvMixer, ModelCard]:

@@ -1,0 +1,207 @@
+"""Files: written so that a reader, a kill or a full disk finds the old file or the new one; JSON read strictly."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+LARGEST_JSON = 64 * 2**20  # bytes; whatever is larger is none of ours
+KEY_FILE = re.compile(rb'format\\?"\s*:\s*\\?"mixerkey ')  # how a key file says what it is, also within safetensors
+
+
+@contextmanager
+def replacing(path: str | Path, *, private: bool = False, exclusive: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path` to write to and read back, put in its place when the block has ended well.
+
+    It has a name that no other process uses. Folders on the way are made. A link is replaced, never followed; an
+    existing file keeps its mode, and its content until the last moment. Nothing is left behind by an error.
+
+    Args:
+        path: the file to write.
+        private: readable by its owner only (mode 0600) from the first moment.
+        exclusive: never over an existing file; of several writers at once exactly one wins.
+
+    Raises:
+        FileExistsError: there is a key at `path`, which nothing is ever written over; or anything, if `exclusive`.
+        OSError: a full disk, a folder that can't be written, or something at `path` that is no file; with `path` as
+            its filename.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
+    [('a.txt', 'whole')]
+    """
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        mode = _check_place(path, exclusive)
+        if path.parent.exists() and not path.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is no folder", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
+        if mode is not None and not private:
+            temporary.chmod(mode)
+        yield temporary
+        _flush(temporary)
+        if exclusive:
+            _place_new(temporary, path)
+        else:
+            os.replace(temporary, path)
+        with suppress(OSError):  # where a folder can't be opened, as on Windows
+            _flush(path.parent)
+    except OSError as error:
+        if error.filename == str(path):
+            raise
+        reason = f"{error.strerror or error}; nothing was written"
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _check_place(path: Path, exclusive: bool) -> int | None:
+    """Refuse what must not be replaced; the mode of the file that may be."""
+    if exclusive and os.path.lexists(path):
+        raise _exists(path)
+    if not path.exists():
+        return None
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file", str(path))
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file; name another", str(path))
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is write-protected; nothing was written", str(path))
+    with suppress(PermissionError), path.open("rb") as stream:
+        if KEY_FILE.search(stream.read(65_536).replace(b"\0", b"")):  # also a key that was saved again as UTF-16
+            raise FileExistsError(
+                errno.EEXIST, "it is a key, and a key overwritten is a key lost; choose another name", str(path)
+            )
+    return None if path.is_symlink() else path.stat().st_mode & 0o777
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "it exists already; move it away or choose another name", str(path))
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # a file system without links, such as a USB stick's: take the name, then fill it
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            raise _exists(path) from None
+        os.replace(temporary, path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(path: str | Path, content: bytes, *, private: bool = False, exclusive: bool = False) -> None:
+    """Write `content` as `replacing` does, and read it back before it takes its place.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_file(folder + "/a.txt", b"whole", exclusive=True)
+    ...     Path(folder, "a.txt").read_bytes()
+    b'whole'
+    """
+    with replacing(path, private=private, exclusive=exclusive) as temporary:
+        temporary.write_bytes(content)
+        if temporary.read_bytes() != content:
+            raise OSError(errno.EIO, "what was read back is not what was written")
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors, from any device and in any layout, to a safetensors file as `replacing` does.
+
+    >>> import tempfile, torch
+    >>> from safetensors.torch import load_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tensors(folder + "/a.safetensors", {"eye": torch.eye(2).T}, {})
+    ...     load_file(folder + "/a.safetensors")["eye"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    write_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write a JSON file as `replacing` does.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(Path(folder) / "a.json", {"b": 1})
+    ...     read_json(Path(folder) / "a.json")
+    {'b': 1}
+    """
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_json(path: str | Path) -> dict:
+    """The object in a JSON file, in UTF-8, UTF-16 or UTF-32, with a byte-order mark or without.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, cut short, damaged, larger than 64 MiB, no object, or says a field twice; the message
+            names the file.
+    """
+    with open(path, "rb") as stream:
+        content = stream.read(LARGEST_JSON + 1)
+    try:
+        if len(content) > LARGEST_JSON:
+            raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+        return parse_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a complete JSON file ({error}); remove it, or copy it again") from error
+
+
+def parse_json(text: str | bytes) -> dict:
+    """The object that JSON text says, read strictly.
+
+    Raises:
+        ValueError: no JSON, no object, a field that is said twice, a number that is none or has thousands of digits,
+            or nesting that has no end.
+
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+        ...
+    ValueError: the field 'a' is there twice
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_fields, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"an object was expected, not {type(found).__name__}")
+    return found
+
+
+def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"the field {name[:40]!r} is there twice")
+        fields[name] = value
+    return fields
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is no number")
