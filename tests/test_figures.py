@@ -27,6 +27,7 @@ from mixerkey.classroom import figures
 from tools import art
 
 ROOT = Path(__file__).parent.parent
+PROVIDER = sorted((ROOT / "mixerkey" / "parties" / "page").glob("*.[cjh]*"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 PALETTES = {"light": figures.LIGHT, "dark": figures.DARK}
 
@@ -84,14 +85,20 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_the_palette_is_one_file_and_no_other_names_a_colour() -> None:
-    """Slides, lab, quizzes and live figures take theirs from it; only paper that is printed on is white."""
+    """All pages take theirs from it, the provider's too; only paper that is printed on is white."""
     assert len(figures.LIGHT) >= 13
     assert figures.LIGHT.keys() == figures.DARK.keys()
     own = {"#e03030", "#20a040", "#3060e0", "#fff"}  # the three channels of a picture; paper
-    for path in [*ROOT.glob("book/*/*.css"), *ROOT.glob("book/*/*.js"), *ROOT.glob("book/_ext/*.py"), *TOOLS]:
+    for path in [
+        *ROOT.glob("book/*/*.css"),
+        *ROOT.glob("book/*/*.js"),
+        *ROOT.glob("book/_ext/*.py"),
+        *PROVIDER,
+        *TOOLS,
+    ]:
         source = path.read_text(encoding="utf-8")
         assert set(re.findall(r"#(?:[0-9a-f]{6}|[0-9a-f]{3})\b", source)) <= own, path.name
-        used = set(re.findall(r"--mixer-([a-z]+)", source)) - {"paper", "bar"}
+        used = set(re.findall(r"--mixer-([a-z]+)", source)) - {"text", "code"}  # fonts
         assert used <= figures.LIGHT.keys(), path.name
 
 

@@ -6,14 +6,19 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from torch import Tensor
 from torch.nn import functional as F
 
-from mixerkey import Key, decrypt_images, encrypt_images, normalize
+from conftest import ROOT
+from mixerkey import Key, decrypt_images, encrypt_images, key_space_bits, normalize
 from mixerkey.blocks import segment
 from mixerkey.receipts import box_plot, load_receipt
+from tools.lab import LAB, PIECE, photo
 
 CHAPTERS = {
     "patch": "patch-embedding",
@@ -264,3 +269,53 @@ def test_without_scripts_the_words_stand(browser: Browser, site: str, name: str)
     assert len(text) > 100
     assert re.search("moves on the rendered page", text)
     context.close()
+
+
+# The first screen
+
+
+def test_the_first_screen_finds_the_key_of_encrypted_pictures(browser: Browser, site: str) -> None:
+    page, asked = browser.new_page(), list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{site}book/welcome.html")
+    assert not [url for url in asked if url.endswith((".jpg", "attack-worker.js"))]  # nothing before it is wanted
+    expect(page.locator("mixer-break img")).to_be_visible()
+    page.get_by_role("button", name="Break it").click()
+    says = page.locator("mixer-break .live-says")
+    expect(says).to_contain_text("48 of 48 positions and 48 of 48 signs are right", timeout=120_000)
+    shown = page.locator("mixer-break canvas").evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, 144, 144).data]"
+    )
+    top, left, side = PIECE
+    plain = photo("china")[:, top : top + side, left : left + side].permute(1, 2, 0)
+    difference = torch.tensor(shown).reshape(side, side, 4)[..., :3] - plain.int()
+    assert difference.abs().float().mean() < 2  # browsers decode a JPEG each in their way
+    assert [url for url in asked if not url.startswith(site)] == []
+    page.close()
+
+
+def test_the_first_screen_says_the_numbers_of_the_receipt() -> None:
+    words = (ROOT / "book" / "welcome.md").read_text(encoding="utf-8")
+    result = load_receipt("paper")["experiments"]["table 1"]["result"]
+    plain, pair, without = (
+        100 * result[name] / result["images"]
+        for name in ("baseline", "encrypted pair", "encrypted model, plain images")
+    )
+    assert f"<strong>{plain:.1f}&nbsp;%</strong> → <strong>{pair:.1f}&nbsp;%</strong>" in words
+    assert f"about <strong>{without:.0f}&nbsp;%</strong>" in words
+    assert f"2<sup>{key_space_bits(4, 3):.0f}</sup>" in words
+    assert "a hundred encrypted pictures" in words  # what break.js takes
+    assert "CIPHERTEXTS = 100" in (ROOT / "book" / "live" / "break.js").read_text(encoding="utf-8")
+
+
+def test_the_encrypted_photograph_of_the_first_screen_is_the_one_that_comes_back() -> None:
+    """Blocks keep their pixels: each sorted, up to flips."""
+    top, left, side = PIECE
+    plain = photo("china")[:, top : top + side, left : left + side]
+    hidden = torch.from_numpy(np.array(Image.open(LAB / "encrypted.png"))).permute(2, 0, 1)
+
+    def folded(image: Tensor) -> Tensor:
+        return torch.minimum(segment(image, 4), 255 - segment(image, 4)).sort(dim=-1).values
+
+    assert torch.equal(folded(plain), folded(hidden))
+    assert (plain.int() - hidden.int()).abs().float().mean() > 40

@@ -24,12 +24,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mixerkey import Key, encrypt_images
 from mixerkey.data import CIFAR10_CLASSES, load_cifar10, load_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "book" / "lab"
 PHOTOS = ("china", "flower")
 COUNTS = {2: (3, 10, 30, 100, 300), 4: (3, 10, 30, 100, 300), 8: (100, 300)}  # of ciphertexts, by M
+PIECE = (12, 16, 144)  # of the first photograph: top, left, side; break.js cuts out the same
 KEYS = {2: 20, 4: 20, 8: 5}
 
 
@@ -84,6 +86,13 @@ def write_pictures() -> None:
     Image.fromarray(torch.cat(tiles, dim=2).permute(1, 2, 0).numpy()).save(LAB / "samples.png", optimize=True)
 
 
+def write_encrypted() -> None:
+    """The photograph on the title page: a piece of the first one, encrypted with a key that is kept nowhere."""
+    top, left, side = PIECE
+    hidden = encrypt_images(photo(PHOTOS[0])[:, top : top + side, left : left + side], Key.generate(4, 3))
+    Image.fromarray(hidden.permute(1, 2, 0).numpy()).save(LAB / "encrypted.png", optimize=True)
+
+
 MEASURE = """(async () => {
   const { below, encrypt, randomKey } = await lab("cipher"), { crops } = await lab("pictures");
   const { ciphertextOnly, imageStatistics } = await lab("attack"), shape = [3, 32, 32], M = value.M;
@@ -123,6 +132,7 @@ def write_measured() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["pictures"]:
         write_pictures()
+        write_encrypted()
     elif sys.argv[1:] == ["measure"]:
         write_measured()
     else:

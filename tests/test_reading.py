@@ -1,0 +1,153 @@
+"""What a reader's eyes meet on every page: nothing stretched, hidden, empty or cut, and in the book's own fonts."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fontTools.ttLib import TTFont
+from playwright.sync_api import Browser
+
+from conftest import ROOT
+from tools.browser import ARGUMENTS, chromium
+
+HTML = ROOT / "_build" / "html"
+pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
+PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html"))
+WAYS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+# Every picture that is seen is asked for and waited for; then the faults, in words.
+FAULTS = r"""async () => {
+  await document.fonts.ready;
+  const root = document.querySelector("article"), found = [];
+  const seen = (e) => e.checkVisibility({ visibilityProperty: true }) && e.getBoundingClientRect().width > 0;
+  const name = (e) => (e.alt || e.textContent || e.tagName).trim().replace(/\s+/g, " ").slice(0, 60);
+  const images = [...root.querySelectorAll("img")].filter(seen);
+  images.forEach((image) => { image.loading = "eager"; });
+  await Promise.all(images.map((image) => image.decode()));
+  for (const image of images) {
+    const ratio = (image.naturalWidth / image.naturalHeight) / (image.clientWidth / image.clientHeight);
+    if (Math.abs(ratio - 1) > 0.02) found.push(`stretched ${ratio.toFixed(2)} times: ${name(image)}`);
+  }
+  for (const figure of root.querySelectorAll("figure:has(img)")) if (seen(figure)) {
+    const caption = figure.querySelector("figcaption");
+    if (!caption || !seen(caption) || !caption.textContent.trim()) found.push(`no caption: ${name(figure)}`);
+    else if (!/^Fig\. \d+/.test(caption.textContent.trim())) found.push(`no number: ${name(caption)}`);
+  }
+  for (const output of root.querySelectorAll(".cell_output")) {
+    const parts = [...output.querySelectorAll(":scope > .output")];
+    parts.forEach((part, k) => {
+      const stream = (p) => p?.classList.contains("stream");
+      const full = part.textContent.trim() || part.querySelector("img, svg, canvas");
+      if (seen(part) && !full) found.push("an empty output");
+      if (stream(part) && stream(parts[k - 1])) found.push(`one output in two boxes: ${name(part)}`);
+    });
+  }
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  if (wide > 1) found.push(`wider than the window by ${wide} px`);
+  const signed = (e) => [e, e.parentElement, e.parentElement.parentElement]
+    .some((box) => getComputedStyle(box).backgroundImage !== "none");
+  for (const content of root.querySelectorAll(".katex-display, table, pre")) if (seen(content)) {
+    const box = content.tagName === "TABLE" ? content.parentElement : content;
+    if (box.scrollWidth > box.clientWidth + 2) {
+      if (!signed(box)) found.push(`cut without a sign: ${name(content)}`);
+      if (!/auto|scroll/.test(getComputedStyle(box).overflowX)) found.push(`cut for good: ${name(content)}`);
+    }
+  }
+  for (const code of root.querySelectorAll("pre")) if (seen(code)) {
+    if (getComputedStyle(code).whiteSpace !== "pre") found.push(`code wraps: ${name(code)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize(("width", "theme"), WAYS)
+def test_no_page_has_a_fault_of_layout(browser: Browser, site: str, width: int, theme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+    page, found = context.new_page(), []
+    for name in PAGES:
+        page.goto(site + name)
+        found += [f"{name}: {fault}" for fault in page.evaluate(FAULTS)]
+    context.close()
+    assert found == []
+
+
+class Words(HTMLParser):
+    """The text of a page, of code and of all else; formulas bring fonts of their own."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, str | None]] = []
+        self.text, self.code = set[str](), set[str]()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("br", "img", "input", "link", "meta", "hr", "path", "source", "wbr", "col"):
+            self.open.append((tag, dict(attributes).get("class")))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        tags = {tag for tag, _ in self.open}
+        if tags & {"script", "style", "title", "head"} or any("katex" in (name or "") for _, name in self.open):
+            return
+        (self.code if tags & {"pre", "code", "kbd"} else self.text).update(data)
+
+
+def japanese(sign: str) -> bool:
+    """The glossary's third column, which its readers' machines have fonts for: one would be larger than the book."""
+    return unicodedata.name(sign, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"))
+
+
+def test_the_books_fonts_have_every_sign_of_its_pages() -> None:
+    """One that they lack would be drawn with whatever the reader's machine has."""
+    sheet = (HTML / "_static" / "fonts.css").read_text(encoding="utf-8")
+    drawn: dict[str, set[int]] = {"Mixer Text": set(), "Mixer Code": set()}
+    for family, url in re.findall(r'"(Mixer \w+)[^"]*"; ?src: url\("?(.*?)"?\)', sheet.replace("\n", " ")):
+        drawn[family] |= set(TTFont(HTML / "_static" / url).getBestCmap())
+    for name in PAGES:
+        words = Words((HTML / name).read_text(encoding="utf-8"))
+        for family, signs in (("Mixer Text", words.text), ("Mixer Code", words.code)):
+            wanted = {sign for sign in signs if sign.isprintable() and not japanese(sign)}
+            assert {sign for sign in wanted if ord(sign) not in drawn[family]} == set(), name
+
+
+LAYOUT = """async () => {
+  await document.fonts.ready;
+  const boxes = [...document.querySelectorAll("body :not(math, math *)")].map((element) => {
+    const { x, y, width, height } = element.getBoundingClientRect();
+    return [element.tagName, ...[x, y, width, height].map((value) => Math.round(10 * value) / 10)];
+  });
+  return boxes.filter(([, , , width]) => width > 0);
+}"""
+FONTS = '<!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><dir>{}</dir><cachedir>{}</cachedir></fontconfig>'
+
+
+def test_pages_measure_the_same_whatever_fonts_a_machine_has(browser: Browser, site: str, tmp_path: Path) -> None:
+    """One browser with the machine's fonts, one with KaTeX's typewriter and script faces alone."""
+    others = tmp_path / "fonts"
+    others.mkdir()
+    for face in ("Typewriter-Regular", "Script-Regular"):
+        file = ROOT / "node_modules" / "katex" / "dist" / "fonts" / f"KaTeX_{face}.ttf"
+        (others / file.name).write_bytes(file.read_bytes())
+    config = tmp_path / "fonts.conf"
+    config.write_text(FONTS.format(others, tmp_path / "cache"))
+    environment: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(config)}
+    other = browser.browser_type.launch(executable_path=chromium(), args=ARGUMENTS, env=environment)
+    for name in ("book/welcome.html", "book/image-cipher.html", "book/claims.html"):
+        for width in (390, 1280):
+            seen = []
+            for one in (browser, other):
+                page = one.new_page(viewport={"width": width, "height": 900})
+                page.goto(site + name)
+                seen.append(page.evaluate(LAYOUT))
+                page.close()
+            assert seen[0] == seen[1], f"{name} at {width} pixels"
+    other.close()
