@@ -1,4 +1,4 @@
-"""Chosen plaintext: the attacker may have an image of their own encrypted, once."""
+"""Chosen plaintext: the attacker may have images of their own encrypted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mixerkey.attacks.pairs import block_pairs, signed_assignment
 from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.blocks import integrate, segment
 from mixerkey.keys import SignedPermutation, block_size
@@ -57,3 +58,47 @@ def chosen_plaintext(oracle: Callable[[Tensor], Tensor], patch_size: int, channe
             "does it return the encrypted image untouched, not compressed or resized?"
         )
     return Recovery(as_key(SignedPermutation(permutation, flips[0], patch_size, channels)), score=1.0)
+
+
+def chosen_under_noise(
+    oracle: Callable[[Tensor], Tensor],
+    patch_size: int,
+    channels: int,
+    generator: torch.Generator,
+    *,
+    queries: int = 1,
+    side: int = 8,
+    solve: Callable[[Tensor, Tensor, int, int], Recovery] = signed_assignment,
+) -> Recovery:
+    """The key from queries that noise does not hide: blocks of black and white pixels at random.
+
+    Noise of standard deviation σ is averaged out over the n blocks that were sent: the answers of two positions differ
+    by √n or more of its deviations as soon as the pixels are far apart, and black and white are as far as can be.
+
+    Args:
+        oracle: encrypts a uint8 image (C, side M, side M) with the secret key, after or before adding noise.
+        patch_size: M.
+        channels: C.
+        generator: draws the blocks.
+        queries: how many images are sent.
+        side: blocks a side of each.
+        solve: `signed_assignment`; for mixed pixels `procrustes` or `least_squares`.
+
+    Returns:
+        the key, see `solve`.
+
+    >>> from mixerkey import Key, encrypt_images
+    >>> secret, rng = Key.generate(4, 3), torch.Generator().manual_seed(0)
+    >>> def oracle(image):
+    ...     noisy = image + 32 * torch.randn(image.shape, generator=rng)
+    ...     return encrypt_images(noisy.clamp(0, 255).to(torch.uint8), secret)
+    >>> chosen_under_noise(oracle, 4, 3, rng).key == secret
+    True
+    """
+    pairs = []
+    for _ in range(queries):
+        shape = (channels, side * patch_size, side * patch_size)
+        image = (255 * torch.randint(2, shape, generator=generator)).to(torch.uint8)
+        pairs.append(block_pairs(image, oracle(image), patch_size))
+    x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return solve(x, y, patch_size, channels)
