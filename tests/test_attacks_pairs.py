@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mixerkey import ConvMixer, Key, encrypt_images, encrypt_model, load_pretrained, patch_matrix, set_patch_matrix
+from mixerkey.attacks.challenge import photo_tiles
 from mixerkey.attacks.checkpoint import (
     from_checkpoint,
     from_initialization,
@@ -16,6 +17,7 @@ from mixerkey.attacks.checkpoint import (
     order_from_positions,
 )
 from mixerkey.attacks.chosen import chosen_under_noise
+from mixerkey.attacks.jigsaw import solve_jigsaw
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
 from mixerkey.attacks.relative import keys_between_places, relative_key
 from mixerkey.blocks import integrate, segment
@@ -187,3 +189,26 @@ def test_positions_give_the_order_of_blocks() -> None:
     positions = normal(64, 24)
     noisy = positions[order.order] + 0.3 * normal(64, 24, seed=1)
     assert order_from_positions(noisy, positions, order).key == order
+
+
+# From pictures alone: the order of blocks
+
+
+@pytest.mark.parametrize(("M", "count"), [(8, 30), (4, 100)])
+def test_borders_give_the_order_of_blocks(M: int, count: int) -> None:
+    x = photo_tiles("left")[:count]
+    for seed in range(3):
+        order = BlockOrder.from_seed(seed, M, 3, grid=(32 // M, 32 // M))
+        found = solve_jigsaw(encrypt_images(x, order), M)
+        assert found.key == order
+        assert found.score > 0.8
+
+
+def test_noise_has_no_borders() -> None:
+    noise = torch.randint(256, (30, 3, 32, 32), dtype=torch.uint8, generator=rng())
+    order = BlockOrder.from_seed(1, 8, 3, grid=(4, 4))
+    found = solve_jigsaw(encrypt_images(noise, order), 8)
+    assert found.key != order
+    assert found.score < 0.3
+    with pytest.raises(ValueError, match="no borders"):
+        solve_jigsaw(noise, 1)

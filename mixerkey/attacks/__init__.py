@@ -11,6 +11,7 @@ from mixerkey.attacks.chosen import chosen_plaintext, chosen_under_noise
 from mixerkey.attacks.ciphertext import ciphertext_only
 from mixerkey.attacks.exhaustion import all_keys, equivalence_classes, exhaustive
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
+from mixerkey.attacks.jigsaw import solve_jigsaw
 from mixerkey.attacks.known import known_plaintext
 from mixerkey.attacks.mixed import unmix
 from mixerkey.attacks.model_only import mismatch, model_only, settle
@@ -54,6 +55,7 @@ __all__ = [
     "relaxed_permutation",
     "settle",
     "signed_assignment",
+    "solve_jigsaw",
     "unlock_patches",
     "unmix",
 ]
