@@ -15,7 +15,25 @@ from safetensors.torch import save
 from torch import Tensor
 
 LARGEST_JSON = 64 * 2**20  # bytes; whatever is larger is none of ours
-KEY_FILE = re.compile(rb'format\\?"\s*:\s*\\?"mixerkey ')  # how a key file says what it is, also within safetensors
+# How a key file says what it is, also within safetensors; and how a key id stood in a file of its own.
+KEY_FILE = re.compile(rb'format\\?"\s*:\s*\\?"mixerkey |\A\s*[0-9a-f]{16}\s*\Z')
+
+
+def keep_apart(path: str | Path, *sources: str | Path) -> None:
+    """Refuse to write a file over what it is made from, by whatever name or link.
+
+    Raises:
+        ValueError: `path` and a source are the same file.
+
+    >>> keep_apart(__file__, __file__)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: ...
+    """
+    for source in sources:
+        with suppress(FileNotFoundError):
+            if os.path.samefile(path, source):
+                raise ValueError(f"{path} is where {source} is read from; name another file to write")
 
 
 @contextmanager
@@ -83,7 +101,7 @@ def _check_place(path: Path, exclusive: bool) -> int | None:
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected; nothing was written", str(path))
     with suppress(PermissionError), path.open("rb") as stream:
-        if KEY_FILE.search(stream.read(65_536).replace(b"\0", b"")):  # also a key that was saved again as UTF-16
+        if KEY_FILE.search(stream.read(2**22).replace(b"\0", b"")):  # also a key that was saved again as UTF-16
             raise FileExistsError(
                 errno.EEXIST, "it is a key, and a key overwritten is a key lost; choose another name", str(path)
             )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -15,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mixerkey.files import parse_json, write_file
 from mixerkey.keys import (
     BlockKey,
     BlockOrder,
@@ -30,6 +29,7 @@ from mixerkey.keys import (
 FORMAT_VERSION = 1
 KEY_ID = "[0-9a-f]{16}"
 LIMIT = 2**28  # bytes; no key is larger
+LARGEST = 2**31  # no number in a key is larger
 KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (Key, SignedPermutation, Shuffle, Flips, MatrixKey, PatchKeys, BlockOrder, ScrambledKey)
@@ -42,7 +42,7 @@ class KeyFileError(ValueError):
 
 
 def save_key(key: BlockKey, path: str | Path, *, key_id: str | None = None) -> None:
-    """Write a key, readable by its owner only (mode 0600), all or nothing.
+    """Write a key, readable by its owner only (mode 0600), all or nothing; of several writers at once one wins.
 
     Args:
         key: of any kind. One with matrices becomes a safetensors file that holds the JSON as metadata.
@@ -53,19 +53,14 @@ def save_key(key: BlockKey, path: str | Path, *, key_id: str | None = None) -> N
         FileExistsError: the file exists and holds something else: a key overwritten is a key lost.
         ValueError: an id of another form.
     """
-    if key_id is not None and not re.fullmatch(KEY_ID, key_id):
-        raise ValueError(f"a key id is 16 hexadecimal digits, got {key_id!r}")
+    _check_id(key_id)
     path, content = Path(path), encode(key, key_id)
-    if path.exists() and path.read_bytes() != content:
-        raise FileExistsError(f"{path} exists and holds something else; move it away or choose another name")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp creates with mode 0600
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_file(path, content, private=True, exclusive=True)
+    except FileExistsError:
+        if not path.is_file() or path.read_bytes() != content:
+            raise
+        path.chmod(0o600)  # the same key once more
 
 
 def load_key(
@@ -95,43 +90,34 @@ def load_key(
     ...     load_key(folder + "/key.safetensors") == key
     True
     """
-    name = Path(path).name
-    document, matrices = _read(Path(path))
-    found = document.get("format")
-    wanted = "key" if kind is BlockKey else kind.__name__
-    if found not in [f"mixerkey {each}" for each, of in KINDS.items() if kind in (BlockKey, of)]:
-        what = (
-            f"; it holds a {found.removeprefix('mixerkey ')}" if isinstance(found, str) and found[9:] in KINDS else ""
-        )
-        raise KeyFileError(f"{name} is not a mixerkey {wanted} file{what}")
-    if document.get("version") != FORMAT_VERSION:
-        raise KeyFileError(
-            f"{name} has format version {document.get('version')!r}, this mixerkey reads version {FORMAT_VERSION}; "
-            "upgrade mixerkey"
-        )
-    for field, expected in (("patch_size", patch_size), ("channels", channels)):
-        if expected is not None and _whole(document.get(field)) and document[field] != expected:
-            raise KeyFileError(
-                f"{name} is for {field} {document[field]}, expected {expected}: it is another block shape's"
-            )
-    try:
-        key = _key(document, matrices)
-    except (ValueError, TypeError) as error:
-        raise KeyFileError(f"{name}: {error}") from error
-    if document.get("checksum") != _checksum(*_document(key, document.get("id"))):
-        raise KeyFileError(f"{name} does not match its checksum: it was altered or damaged; copy it again")
-    return key  # type: ignore[return-value]
+    return _load(Path(path), kind, patch_size=patch_size, channels=channels)[0]  # type: ignore[return-value]
 
 
-def load_key_id(path: str | Path) -> str | None:
-    """The id that is kept with a key, if there is one; see `save_key`.
+def load_key_and_id(path: str | Path) -> tuple[BlockKey, str | None]:
+    """A key of any kind and its id, of one reading; None where it has no id.
+
+    The id is in the key's file. Version 0.1 wrote it beside ``key.json`` into ``key.id``, which is read, too.
 
     Raises:
         FileNotFoundError: there is no such file.
-        KeyFileError: as for `load_key`.
+        KeyFileError: as for `load_key`; or what is beside it is no id.
+
+    >>> import tempfile
+    >>> key = Key.generate(2, 1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_key(key, folder + "/key.json", key_id="00d1f2e3a4b5c6d7")
+    ...     load_key_and_id(folder + "/key.json") == (key, "00d1f2e3a4b5c6d7")
+    True
     """
-    load_key(path)
-    return _read(Path(path))[0].get("id")
+    path = Path(path)
+    key, key_id = _load(path, BlockKey)  # type: ignore[type-abstract]
+    beside = path.with_suffix(".id")
+    if key_id is None and beside.is_file():
+        with beside.open("rb") as stream:
+            key_id = stream.read(100).decode("utf-8-sig", "replace").strip()
+        if not re.fullmatch(KEY_ID, key_id):
+            raise KeyFileError(f"{beside} does not hold a key id (16 hexadecimal digits); copy it again")
+    return key, key_id
 
 
 def encode(key: BlockKey, key_id: str | None = None) -> bytes:
@@ -176,39 +162,64 @@ def _checksum(document: dict, matrices: list[Tensor]) -> str:
     return hashlib.sha256(canonical + b"".join(T.numpy().tobytes() for T in matrices)).hexdigest()
 
 
+def _load(
+    path: Path, kind: type[BlockKey], *, patch_size: int | None = None, channels: int | None = None
+) -> tuple[BlockKey, str | None]:
+    name = path.name
+    document, matrices = _read(path)
+    found, key_id = document.get("format"), document.get("id")
+    wanted = "key" if kind is BlockKey else kind.__name__
+    if found not in [f"mixerkey {each}" for each, of in KINDS.items() if kind in (BlockKey, of)]:
+        what = (
+            f"; it holds a {found.removeprefix('mixerkey ')}" if isinstance(found, str) and found[9:] in KINDS else ""
+        )
+        raise KeyFileError(f"{name} is not a mixerkey {wanted} file{what}")
+    if document.get("version") != FORMAT_VERSION:
+        raise KeyFileError(
+            f"{name} has format version {document.get('version')!r}, this mixerkey reads version {FORMAT_VERSION}; "
+            "upgrade mixerkey"
+        )
+    for field, expected in (("patch_size", patch_size), ("channels", channels)):
+        if expected is not None and _whole(document.get(field)) and document[field] != expected:
+            raise KeyFileError(
+                f"{name} is for {field} {document[field]}, expected {expected}: it is another block shape's"
+            )
+    try:
+        _check_id(key_id)
+        key = _key(document, matrices)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(f"{name}: {error}") from error
+    if document.get("checksum") != _checksum(*_document(key, key_id)):
+        raise KeyFileError(f"{name} does not match its checksum: it was altered or damaged; copy it again")
+    return key, key_id
+
+
 def _read(path: Path) -> tuple[dict, list[Tensor]]:
     """The JSON of a key file, with nothing in it but objects, lists, strings and whole numbers; and its matrices."""
     name = path.name
-    if path.stat().st_size > LIMIT:
+    with path.open("rb") as stream:
+        content = stream.read(LIMIT + 1)
+    if len(content) > LIMIT:
         raise KeyFileError(f"{name} is larger than any key: is it another file?")
-    content = path.read_bytes()
     matrices: list[Tensor] = []
     try:
-        if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-            length = int.from_bytes(content[:8], "little")
-            metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        length = int.from_bytes(content[:8], "little")
+        if content[8:9] == b"{" and length <= len(content):  # safetensors; text begins with a far larger number
+            metadata = parse_json(content[8 : 8 + length])["__metadata__"]
             tensors = load(content)
             content = metadata["key"].encode()
             matrices = [tensors[str(n)] for n in range(len(tensors))]
-        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse)
-    except KeyFileError as error:
-        raise KeyFileError(f"{name} {error}") from None
-    except (ValueError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
-        raise KeyFileError(f"{name} is not a complete JSON file; it may be truncated: copy it again") from error
-    if not isinstance(document, dict):
-        raise KeyFileError(f"{name} is not a mixerkey key file")
-    return document, matrices
+        return parse_json(content), matrices
+    except (ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "there is no key in it"
+        raise KeyFileError(
+            f"{name} is not a complete key file ({reason}); it may be truncated: copy it again"
+        ) from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise KeyFileError("has a field twice: it was not written by mixerkey")
-    return fields
-
-
-def _refuse(constant: str) -> None:
-    raise KeyFileError(f"holds {constant}, which is no number of a key")
+def _check_id(key_id: object) -> None:
+    if key_id is not None and not (isinstance(key_id, str) and re.fullmatch(KEY_ID, key_id)):
+        raise ValueError(f"a key id is 16 hexadecimal digits, got {str(key_id)[:40]!r}")
 
 
 def _key(fields: dict[str, Any], matrices: list[Tensor]) -> BlockKey:
@@ -254,8 +265,8 @@ def _part(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _whole(value: object) -> TypeGuard[int]:
-    return type(value) is int
+    return type(value) is int and abs(value) < LARGEST
 
 
 def _integers(values: object) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(value) is int for value in values)
+    return isinstance(values, list) and all(map(_whole, values))

@@ -37,7 +37,7 @@ from mixerkey.blocks import segment
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
 from mixerkey.experiments.schemes import add_noise
-from mixerkey.key_files import KeyFileError, load_key, load_key_id, save_key
+from mixerkey.key_files import KeyFileError, load_key, load_key_and_id, save_key
 from mixerkey.keys import BlockKey, BlockOrder, Flips, KeySchedule, MatrixKey, PatchKeys, ScrambledKey, Shuffle
 
 SMALL = st.tuples(st.integers(1, 4), st.integers(1, 3))  # (M, C)
@@ -135,7 +135,7 @@ def test_every_kind_is_kept_in_a_file(tmp_path_factory: pytest.TempPathFactory, 
     save_key(key, path, key_id="00d1f2e3a4b5c6d7" if named else None)
     assert load_key(path) == key
     assert type(key).load(path) == key
-    assert load_key_id(path) == ("00d1f2e3a4b5c6d7" if named else None)
+    assert load_key_and_id(path) == (key, "00d1f2e3a4b5c6d7" if named else None)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(KeyFileError, match="expected 9"):
         load_key(path, patch_size=9)
@@ -169,9 +169,9 @@ def test_a_damaged_matrix_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": "mixerkey Key", "format": "mixerkey Key"}', "has a field twice"),
-        ('{"format": "mixerkey Key", "version": NaN}', "holds NaN"),
-        ("{" + '"a": {' * 100_000, "not a complete JSON file"),
+        ('{"format": "mixerkey Key", "format": "mixerkey Key"}', "the field 'format' is there twice"),
+        ('{"format": "mixerkey Key", "version": NaN}', "NaN is no number"),
+        ("{" + '"a": {' * 100_000, "nested too deeply"),
         ("[1, 2]", "not a complete"),
         ('{"format": "mixerkey Sponge"}', "is not a mixerkey key file"),
         (
@@ -198,11 +198,13 @@ def test_strange_files_get_one_line(tmp_path: Path, text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_a_key_that_an_editor_saved_again_is_no_other(tmp_path: Path, encoding: str) -> None:
     path, key = tmp_path / "key.json", Key.from_seed(0, 2, 1)
-    key.save(path)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    save_key(key, path, key_id="00d1f2e3a4b5c6d7")
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
     assert Key.load(path) == key
+    assert load_key_and_id(path) == (key, "00d1f2e3a4b5c6d7")
 
 
 def test_bits_add_up() -> None:

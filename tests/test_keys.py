@@ -262,19 +262,17 @@ def test_saving_again_is_harmless_but_never_overwrites_another_key(tmp_path: Pat
     key = Key.from_seed(1, 4, 3)
     key.save(tmp_path / "key.json")
     key.save(tmp_path / "key.json")
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(FileExistsError, match="exists already"):
         Key.from_seed(2, 4, 3).save(tmp_path / "key.json")
     assert Key.load(tmp_path / "key.json") == key
 
 
-def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        Key.generate(4, 3).save(tmp_path / "key.json")
-    assert list(tmp_path.iterdir()) == []
+def test_a_key_that_everybody_may_read_is_closed_when_it_is_saved_again(tmp_path: Path) -> None:
+    key = Key.from_seed(1, 4, 3)
+    key.save(tmp_path / "key.json")
+    (tmp_path / "key.json").chmod(0o644)
+    key.save(tmp_path / "key.json")
+    assert stat.S_IMODE((tmp_path / "key.json").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
@@ -284,6 +282,11 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"permutation": [0, 1, 1, 2]}, "an index is repeated"),
         ({"permutation": [0, 1, 2, 3.5]}, "must hold integers"),
         ({"permutation": "0123"}, "must hold integers"),
+        ({"permutation": [0, 1, 2, 10**4000]}, "must hold integers"),
+        ({"patch_size": 10**4000}, "must hold integers"),
+        ({"id": "1"}, "a key id is 16 hexadecimal digits"),
+        ({"id": ["00d1f2e3a4b5c6d7"]}, "a key id is 16 hexadecimal digits"),
+        ({"id": "00d1f2e3a4b5c6d7"}, "does not match its checksum"),
         ({"flips": [1, 1, 1, 0]}, "flips exactly 2 of 4"),
         ({"flips": [1, 0, 1]}, "flips must have 4 entries"),
         ({"patch_size": 3}, "must have 9 entries"),

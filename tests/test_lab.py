@@ -22,7 +22,7 @@ from mixerkey import Key, decrypt_images, encrypt_images, encrypt_model, load_pr
 from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import partly_wrong, predict
-from mixerkey.key_files import encode
+from mixerkey.key_files import encode, save_key
 from tools.lab import COUNTS, LAB, PHOTOS, find_node, photo, run_node
 
 in_node = pytest.mark.skipif(find_node() is None, reason="needs Node.js, which the group pages brings")
@@ -66,12 +66,16 @@ def test_key_files_travel_both_ways(tmp_path: Path) -> None:
     keys = [Key.from_seed(7, M, C) for M, C in ((2, 1), (2, 3), (4, 3), (8, 3))]
     for i, key in enumerate(keys):
         key.save(tmp_path / f"{i}.json")
-    given = [{"text": (tmp_path / f"{i}.json").read_text(), "key": as_js(key)} for i, key in enumerate(keys)]
+    save_key(keys[0], tmp_path / "named.json", key_id="00d1f2e3a4b5c6d7")
+    texts = [(tmp_path / f"{name}.json").read_text() for name in (*range(len(keys)), "named")]
+    keys.append(keys[0])
+    given = [{"text": text, "key": as_js(key)} for text, key in zip(texts, keys, strict=True)]
     script = """(async () => {
       const { openKey, writeKey } = await lab("key");
       return value.map(({ text, key }) => ({ read: openKey(text, key.channels), written: writeKey(key) }));
     })()"""
     for key, result in zip(keys, run_node(script, given), strict=True):
+        assert result["read"].pop("id", "00d1f2e3a4b5c6d7") == "00d1f2e3a4b5c6d7"
         assert result["read"] == as_js(key)
         (tmp_path / "page.json").write_text(result["written"])
         assert Key.load(tmp_path / "page.json") == key
@@ -87,6 +91,8 @@ def test_a_key_file_that_is_none_is_explained() -> None:
         encode(Key.from_seed(0, 3, 3)).decode(),
         encode(Key.from_seed(0, 4, 1)).decode(),
         json.dumps(document | {"permutation": swapped}),
+        json.dumps(document | {"id": "00d1f2e3a4b5c6d7"}),
+        json.dumps(document | {"id": '", "'}),
     ]
     script = """(async () => {
       const { openKey } = await lab("key");
@@ -97,7 +103,7 @@ def test_a_key_file_that_is_none_is_explained() -> None:
         "not a mixerkey key",
         "blocks of 3; the lab",
         "needs 4 and 3",
-        "does not match its checksum",
+        *["does not match its checksum"] * 3,
     ]
     for message, part in zip(run_node(script, texts), wanted, strict=True):
         assert part in message

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import json
+import os
 import re
 import socket
 import stat
@@ -15,7 +16,8 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -53,6 +55,7 @@ from mixerkey.parties.trainer import (
     ModelCard,
     load_encrypted,
     load_key_id,
+    load_named_key,
     rotate_model,
     save_encrypted,
     save_key,
@@ -89,22 +92,44 @@ def test_a_key_is_written_for_its_owner_only_with_an_id_that_is_not_made_from_it
     assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
 
 
-def test_a_key_and_an_id_are_never_overwritten(tmp_path: Path) -> None:
-    save_key(KEY, tmp_path / "a.json")
-    with pytest.raises(FileExistsError):
-        save_key(KEY, tmp_path / "a.json")
-    (tmp_path / "b.id").write_text(ID)
-    with pytest.raises(FileExistsError):
-        save_key(KEY, tmp_path / "b.json")
-    assert not (tmp_path / "b.json").exists()
+def test_of_many_third_parties_that_save_a_key_of_one_name_one_wins_with_its_own_id(tmp_path: Path) -> None:
+    for turn in range(10):
+        path, start = tmp_path / f"{turn}.json", threading.Barrier(8)
+
+        def save(n: int, path: Path = path, start: threading.Barrier = start) -> tuple[Key, str] | None:
+            key = Key.from_seed(n, 2, 1)
+            start.wait()
+            with suppress(FileExistsError):
+                return key, save_key(key, path)
+            return None
+
+        with ThreadPoolExecutor(8) as pool:
+            won = [pair for pair in pool.map(save, range(8)) if pair]
+        assert [load_named_key(path)] == won
 
 
-def test_a_missing_or_damaged_key_id_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["key.json", "key.id", "key", "a.b.c", "key.safetensors", ".id", "k[e]y*.json"])
+def test_whatever_a_key_is_called_it_keeps_its_id_and_is_never_overwritten(tmp_path: Path, name: str) -> None:
+    key_id = save_key(KEY, tmp_path / name)
+    assert load_named_key(tmp_path / name) == (KEY, key_id)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    for other in (KEY, WRONG):
+        with pytest.raises(FileExistsError):
+            save_key(other, tmp_path / name)
+    assert load_named_key(tmp_path / name) == (KEY, key_id)
+
+
+def test_the_id_beside_a_key_of_version_0_1_is_read(tmp_path: Path) -> None:
+    KEY.save(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match="ask who issued it"):
         load_key_id(tmp_path / "a.json")
-    (tmp_path / "a.id").write_text("id")
-    with pytest.raises(ValueError, match="16 hexadecimal digits"):
-        load_key_id(tmp_path / "a.json")
+    for content in (f"{ID}\n", f"\ufeff{ID}\r\n"):
+        (tmp_path / "a.id").write_text(content)
+        assert load_key_id(tmp_path / "a.json") == ID
+    for content in ("id", "", ID.upper(), ID + ID, "\udcff"):
+        (tmp_path / "a.id").write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(ValueError, match="16 hexadecimal digits"):
+            load_key_id(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -735,10 +760,63 @@ def test_a_lossy_format_is_refused(tmp_path: Path) -> None:
         main(["encrypt", str(tmp_path / "plain.png"), str(tmp_path / "a.jpg"), "--key", str(tmp_path / "key.json")])
 
 
+COMMANDS = {  # the files that each reads, and then the one that it writes
+    "encrypt-model": ("model.safetensors", "key.json", "OUT", "--side", "8"),
+    "rotate": ("locked.safetensors", "key.json", "new.json", "OUT"),
+    "encrypt": ("plain.png", "OUT", "--key", "key.json"),
+    "decrypt": ("plain.png", "OUT", "--key", "key.json"),
+}
+OTHER_KEY = Key.from_seed(9, 2, 1)
+
+
+@pytest.fixture
+def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The third party's folder, in which it works."""
+    monkeypatch.chdir(tmp_path)
+    key_id = save_key(KEY, "key.json")
+    save_key(WRONG, "new.json")
+    save_model(load_pretrained("digits"), "model.safetensors")
+    lock(KEY, key_id, Path("locked.safetensors"))
+    Path("plain.png").write_bytes(png(IMAGES[0]))
+    OTHER_KEY.save("other.json")
+    OTHER_KEY.save("other.png")
+    Path("old.id").write_text(f"{ID}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("how", ["same", "dotted", "absolute", "link", "hard link"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_writes_over_what_it_reads(third: Path, command: str, how: str) -> None:
+    read = [name for name in COMMANDS[command] if Path(name).is_file()]
+    before = {path.name: path.read_bytes() for path in third.iterdir()}
+    for name in read:
+        out = {"same": name, "dotted": f"./{name}", "absolute": str(third / name)}.get(how, f"again-{name}")
+        if how == "link":
+            Path(out).symlink_to(name)
+        elif how == "hard link":
+            os.link(name, out)
+        with pytest.raises(SystemExit, match="is read from"):
+            main([command, *(out if argument == "OUT" else argument for argument in COMMANDS[command])])
+        assert {path.name: path.read_bytes() for path in third.iterdir() if path.name in before} == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_writes_over_a_key_or_its_id(third: Path, command: str) -> None:
+    before = {path.name: path.read_bytes() for path in third.iterdir()}
+    for out in ("other.json", "other.png", "old.id"):
+        if command in ("encrypt", "decrypt") and not out.endswith(".png"):
+            continue
+        with pytest.raises(SystemExit, match="a key overwritten is a key lost"):
+            main([command, *(out if argument == "OUT" else argument for argument in COMMANDS[command])])
+    with pytest.raises(SystemExit, match="exists already"):
+        main(["keygen", "other.json", "--patch-size", "2", "--channels", "1"])
+    assert {path.name: path.read_bytes() for path in third.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["keygen", "{}/none/key.json", "--patch-size", "2", "--channels", "1"],
+        ["keygen", "/dev/null/key.json", "--patch-size", "2", "--channels", "1"],
         ["keygen", "{}/key.json", "--patch-size", "0", "--channels", "1"],
         ["serve", "{}/none.safetensors"],
         ["serve", "{}"],

@@ -129,6 +129,8 @@ def test_the_browsers_random_keys_are_keys_and_all_of_them_occur(page: Page) -> 
         (encode(Key.from_seed(0, 4, 3)).decode(), "the model needs 2 and 1"),
         (json.dumps(json.loads(encode(KEY)) | {"permutation": [0, 0, 1, 2]}), "permutation is damaged"),
         (json.dumps(json.loads(encode(KEY)) | {"flips": [1, 1, 1, 0]}), "flips are damaged"),
+        (json.dumps(json.loads(encode(KEY)) | {"permutation": [3, 2, 1, 0]}), "does not match its checksum"),
+        (json.dumps(json.loads(encode(KEY)) | {"id": ID}), "does not match its checksum"),
     ],
 )
 def test_a_key_file_that_is_none_is_explained(page: Page, tmp_path: Path, text: str, message: str) -> None:
@@ -136,6 +138,19 @@ def test_a_key_file_that_is_none_is_explained(page: Page, tmp_path: Path, text: 
     page.locator("#key").set_input_files(tmp_path / "key.json")
     expect(page.locator("#message")).to_contain_text(message)
     expect(page.locator("#right button")).to_be_disabled()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_key_with_an_id_is_read_and_that_of_another_model_said_to_be(
+    page: Page, tmp_path: Path, encoding: str
+) -> None:
+    for key_id in (ID, OTHER):
+        path = tmp_path / f"{key_id}.json"
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        path.write_text(mark + encode(KEY, key_id).decode(), encoding=encoding)
+        page.locator("#key").set_input_files(path)
+        expect(page.locator("#right .note")).to_contain_text(f"From {path.name}.")
+        assert ("a wrong key" in page.locator("#right .note").inner_text()) == (key_id == OTHER)
 
 
 def test_a_picture_of_ones_own_stays_in_the_browser(page: Page, tmp_path: Path) -> None:

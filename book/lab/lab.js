@@ -1,5 +1,5 @@
 // The lab's page: what the reader has chosen, and what is shown of it. The work is done in the other modules.
-import { below, decrypt, encrypt, randomKey } from "../cipher.js";
+import { below, decrypt, encrypt, randomKey, readText } from "../cipher.js";
 import { download } from "./download.js";
 import { drawChoice, openKey, partlyWrong, withSteps, wrongCounts, writeKey } from "./key.js";
 import { crops, draw, drawMatrix, load, middle, tile } from "./pictures.js";
@@ -334,7 +334,7 @@ async function start() {
   };
   at("open").onchange = guarded(async ({ target }) => {
     if (!target.files.length) return;
-    const text = await target.files[0].text();
+    const text = await readText(target.files[0]);
     target.value = ""; // so that the same file can be opened again
     const key = openKey(text, picture.shape[0]);
     setKey(key);

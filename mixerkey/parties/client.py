@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mixerkey.cipher import encrypt_images
-from mixerkey.keys import SignedPermutation
-from mixerkey.parties.trainer import ModelCard
+from mixerkey.keys import BlockKey
+from mixerkey.parties.trainer import ModelCard, moving
 
 
 class ProviderError(RuntimeError):
@@ -23,7 +23,7 @@ class Client:
 
     Args:
         url: the provider's, such as "http://127.0.0.1:8000".
-        key: the secret; it never leaves this process.
+        key: the secret, of any kind that moves pixels; it never leaves this process.
         key_id: the key's id; needed while the provider serves several models.
         token: the provider's, if it wants one.
         seconds: to wait for an answer.
@@ -40,7 +40,7 @@ class Client:
     def __init__(
         self,
         url: str,
-        key: SignedPermutation,
+        key: BlockKey,
         *,
         key_id: str | None = None,
         token: str | None = None,
@@ -48,7 +48,7 @@ class Client:
         tries: int = 8,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.key, self.key_id, self.tries = key, key_id, tries
+        self.key, self.key_id, self.tries = moving(key), key_id, tries
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=seconds, transport=transport)
 

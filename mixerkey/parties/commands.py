@@ -19,12 +19,14 @@ from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.convmixer import PRETRAINED, load_model, load_pretrained
 from mixerkey.data import CIFAR10_CLASSES, load_digits
-from mixerkey.files import write_file
-from mixerkey.keys import Key
+from mixerkey.files import keep_apart, write_file
+from mixerkey.key_files import load_key, load_key_and_id
+from mixerkey.keys import BlockKey, Key
 from mixerkey.parties.trainer import (
     ModelCard,
     load_encrypted,
-    load_key_id,
+    load_named_key,
+    moving,
     rotate_model,
     save_encrypted,
     save_key,
@@ -56,7 +58,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command = add(
         "keygen",
         _keygen,
-        "third party: draw a key, and beside it an id that says nothing about it",
+        "third party: draw a key, and with it an id that says nothing about it",
         "keygen key.json --patch-size 2 --channels 1",
     )
     command.add_argument("key", type=Path, help="JSON file to write, readable by its owner only")
@@ -112,7 +114,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("images", type=Path, nargs="*", help="pictures, resized to the model's; by default 360 digits")
     command.add_argument("--key", type=Path, required=True)
-    command.add_argument("--key-id", help="by default, the one beside the key")
+    command.add_argument("--key-id", help="by default, the key's own")
     command.add_argument("--url", default="http://127.0.0.1:8000")
     command.add_argument("--token-file", type=Path, help=f"the provider's bearer token; or set {TOKEN}")
 
@@ -134,7 +136,8 @@ def _keygen(options: argparse.Namespace) -> None:
 
 
 def _encrypt_model(options: argparse.Namespace) -> None:
-    key, key_id = Key.load(options.key), load_key_id(options.key)
+    keep_apart(options.out, options.model, options.key)
+    key, key_id = load_named_key(options.key)
     named = options.model in PRETRAINED
     model = load_pretrained(options.model) if named else load_model(options.model)
     side = options.side or SIDES.get(options.model)
@@ -143,28 +146,34 @@ def _encrypt_model(options: argparse.Namespace) -> None:
     count = model.sizes["num_classes"]
     classes = options.classes.split(",") if options.classes else CLASSES.get(options.model, map(str, range(count)))
     card = ModelCard(key_id, key.patch_size, key.channels, side, side, tuple(classes))
-    save_encrypted(encrypt_model(model, key), card, options.out)
+    locked = encrypt_model(model, moving(key), image_size=(side, side))
+    save_encrypted(locked, card, options.out)
     print(f"encrypted for key id {key_id}")
 
 
 def _rotate(options: argparse.Namespace) -> None:
-    old, new = Key.load(options.old), Key.load(options.new)
-    old_id, new_id = load_key_id(options.old), load_key_id(options.new)
+    keep_apart(options.out, options.model, options.old, options.new)
+    (old, old_id), (new, new_id) = load_named_key(options.old), load_named_key(options.new)
     model, card = load_encrypted(options.model)
     if card.key_id != old_id:
         raise ValueError(f"{options.model.name} is encrypted for key id {card.key_id}, but the old key's is {old_id}")
-    save_encrypted(rotate_model(model, old, new), replace(card, key_id=new_id), options.out)
+    rotated = rotate_model(model, moving(old), moving(new))
+    save_encrypted(rotated, replace(card, key_id=new_id), options.out)
     print(f"rotated from key id {old_id} to {new_id}")
 
 
 def _encrypt(options: argparse.Namespace) -> None:
-    key = Key.load(options.key)
-    _write_image(encrypt_images(_read_image(options.image, key.channels), key), options.out)
+    _convert(options, encrypt_images)
 
 
 def _decrypt(options: argparse.Namespace) -> None:
-    key = Key.load(options.key)
-    _write_image(decrypt_images(_read_image(options.image, key.channels), key), options.out)
+    _convert(options, decrypt_images)
+
+
+def _convert(options: argparse.Namespace, cipher: Callable[[Tensor, BlockKey], Tensor]) -> None:
+    keep_apart(options.out, options.image, options.key)
+    key = moving(load_key(options.key))
+    _write_image(cipher(_read_image(options.image, key.channels), key), options.out)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -178,11 +187,8 @@ def _serve(options: argparse.Namespace) -> None:
 def _classify(options: argparse.Namespace) -> None:
     from mixerkey.parties.client import Client
 
-    key = Key.load(options.key)
-    key_id = options.key_id
-    if key_id is None:
-        with suppress(FileNotFoundError):  # needed only while the provider serves several models
-            key_id = load_key_id(options.key)
+    key, key_id = load_key_and_id(options.key)  # needed only while the provider serves several models
+    key_id = options.key_id or key_id
     with Client(options.url, key, key_id=key_id, token=_token(options)) as client:
         card = client.card()
         if not options.images:

@@ -12,12 +12,13 @@ from typing import TypeVar
 from safetensors import safe_open
 from torch import nn
 
+from mixerkey import key_files
 from mixerkey.absorption import encrypt_model
 from mixerkey.convmixer import ConvMixer, load_model
-from mixerkey.files import save_tensors, write_file
-from mixerkey.keys import Key, SignedPermutation
+from mixerkey.files import save_tensors
+from mixerkey.key_files import KEY_ID
+from mixerkey.keys import BlockKey
 
-KEY_ID = "[0-9a-f]{16}"
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -61,41 +62,40 @@ class ModelCard:
         return self.channels, self.height, self.width
 
 
-def save_key(key: Key, path: str | Path) -> str:
-    """Write a new key, readable by its owner only, and beside it its id, which is no secret; return the id.
+def save_key(key: BlockKey, path: str | Path) -> str:
+    """Write a new key, readable by its owner only, with an id that is no secret; return the id.
 
     Raises:
-        FileExistsError: there is a key or an id of that name already.
+        FileExistsError: there is a file of that name already.
 
     >>> import tempfile
+    >>> from mixerkey import Key
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     key_id = save_key(Key.generate(2, 1), folder + "/key.json")
     ...     load_key_id(folder + "/key.json") == key_id
     True
     """
-    path = Path(path)
-    if path.exists() or _id_path(path).exists():
-        raise FileExistsError(f"{path} or its id exists already; choose another name")
     key_id = secrets.token_hex(8)
-    key.save(path)
-    write_file(_id_path(path), f"{key_id}\n".encode(), exclusive=True)
+    key_files.save_key(key, path, key_id=key_id)
     return key_id
+
+
+def load_named_key(path: str | Path) -> tuple[BlockKey, str]:
+    """The key at `path` and its id.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the key has no id.
+        ValueError: the key or its id can't be used; see `mixerkey.key_files.load_key_and_id`.
+    """
+    key, key_id = key_files.load_key_and_id(path)
+    if key_id is None:
+        raise FileNotFoundError(f"{path} has no key id: ask who issued it, or draw a key with mixerkey keygen")
+    return key, key_id
 
 
 def load_key_id(path: str | Path) -> str:
-    """The id that `save_key` wrote beside the key at `path`.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not a key id.
-    """
-    where = _id_path(Path(path))
-    if not where.is_file():
-        raise FileNotFoundError(f"no key id at {where}; it comes with the key: ask who issued it")
-    key_id = where.read_text(encoding="utf-8").strip()
-    if not re.fullmatch(KEY_ID, key_id):
-        raise ValueError(f"{where.name} does not hold a key id (16 hexadecimal digits); copy it again")
-    return key_id
+    """The id alone; as `load_named_key`."""
+    return load_named_key(path)[1]
 
 
 def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
@@ -107,7 +107,7 @@ def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
         ValueError: the card does not fit the model.
 
     >>> import tempfile
-    >>> from mixerkey import load_pretrained
+    >>> from mixerkey import Key, load_pretrained
     >>> key, card = Key.generate(2, 1), ModelCard("00d1f2e3a4b5c6d7", 2, 1, 8, 8, tuple("0123456789"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_encrypted(encrypt_model(load_pretrained("digits"), key), card, folder + "/model.safetensors")
@@ -139,19 +139,19 @@ def load_encrypted(path: str | Path) -> tuple[ConvMixer, ModelCard]:
     return model, card
 
 
-def rotate_model(model: Model, old: SignedPermutation, new: SignedPermutation) -> Model:
+def rotate_model(model: Model, old: BlockKey, new: BlockKey) -> Model:
     """From E' under the key `old` to E'' under `new`, without decrypting and without retraining.
 
     The relative key R = ``old.inverse().then(new)`` has the matrix T_oldᵀ T_new, so Rᵀ E' = T_newᵀ T_old T_oldᵀ E =
-    T_newᵀ E. Rows are moved and negated, never rounded: the result is bit for bit the plain model encrypted with
-    `new`. Whoever has R can turn images and models of the one key into those of the other; it stays with the third
-    party.
+    T_newᵀ E. Where keys move pixels, rows are moved and negated, never rounded: the result is bit for bit the plain
+    model encrypted with `new`. Whoever has R can turn images and models of the one key into those of the other; it
+    stays with the third party.
 
     Raises:
         ValueError: the keys do not fit each other, or the model.
 
     >>> import torch
-    >>> from mixerkey import load_pretrained, patch_matrix
+    >>> from mixerkey import Key, load_pretrained, patch_matrix
     >>> plain, old, new = load_pretrained("digits"), Key.generate(2, 1), Key.generate(2, 1)
     >>> rotated = rotate_model(encrypt_model(plain, old), old, new)
     >>> torch.equal(patch_matrix(rotated), patch_matrix(encrypt_model(plain, new)))
@@ -160,8 +160,18 @@ def rotate_model(model: Model, old: SignedPermutation, new: SignedPermutation) -
     return encrypt_model(model, old.inverse().then(new))
 
 
-def _id_path(path: Path) -> Path:
-    return path.with_suffix(".id")
+def moving(key: BlockKey) -> BlockKey:
+    """The key, if what it encrypts are 8-bit images.
+
+    Raises:
+        ValueError: it mixes pixels.
+    """
+    if not key.moves_pixels:
+        raise ValueError(
+            f"a {type(key).__name__} mixes pixels, so that what it encrypts is no 8-bit image, which a PNG holds and a "
+            "provider takes; use a key that moves pixels, such as keygen draws"
+        )
+    return key
 
 
 def _check(model: ConvMixer, card: ModelCard) -> None:

@@ -1,5 +1,5 @@
 // The page: a picture, a key, and three ways to send. Only send() talks to the provider about pictures.
-import { encrypt, randomKey, readKey } from "./cipher.js";
+import { encrypt, randomKey, readKey, readText } from "./cipher.js";
 
 const at = (id) => document.getElementById(id);
 const element = (name, text = "") => Object.assign(document.createElement(name), { textContent: text });
@@ -66,7 +66,9 @@ function drawWrongKey() {
 }
 
 function show() {
-  at("right").querySelector(".note").textContent = rightKey ? `From ${at("key").files[0].name}.` : "Choose your key above.";
+  at("right").querySelector(".note").textContent = !rightKey ? "Choose your key above."
+    : `From ${rightKey.name}.` + (rightKey.id && rightKey.id !== card.key_id
+      ? ` It is the key ${rightKey.id}, not the one of this model: the answer is that of a wrong key.` : "");
   for (const [way, { image }] of Object.entries(ways)) {
     const article = at(way), ready = pixels && image();
     article.querySelector("button").disabled = article.querySelector("canvas").hidden = !ready;
@@ -132,6 +134,7 @@ async function start() {
 
 at("token").onchange = start;
 at("picture").onchange = async ({ target }) => {
+  if (!target.files.length) return;
   try {
     pixels = await readPicture(target.files[0]);
     say("");
@@ -141,8 +144,10 @@ at("picture").onchange = async ({ target }) => {
   }
 };
 at("key").onchange = async ({ target }) => {
+  if (!target.files.length) return;
+  const { name } = target.files[0];
   try {
-    rightKey = readKey(await target.files[0].text(), card.patch_size, card.channels);
+    rightKey = { ...readKey(await readText(target.files[0]), card.patch_size, card.channels), name };
     drawWrongKey();
     say("");
   } catch (error) {

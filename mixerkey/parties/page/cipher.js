@@ -1,5 +1,5 @@
 // The image cipher of Iijima and Kiya (2022), Eq. (4) and (5), and the keys it takes.
-// Pixels are a Uint8Array in the order (channel, row, column); a key is {patchSize: M, channels: C, v, r}.
+// Pixels are a Uint8Array in the order (channel, row, column); a key is {patchSize: M, channels: C, v, r, id}; the id may be missing.
 
 /** Encrypt: pixel k of each block becomes pixel v[k] of that block, flipped (XOR 255) where r[k] is 1. */
 export function encrypt(pixels, [C, H, W], { patchSize: M, v, r }) {
@@ -28,6 +28,12 @@ export function inverse({ v, r, ...shape }) {
   return back;
 }
 
+/** The text of a file in UTF-8 or UTF-16, as editors save it. */
+export async function readText(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer()), mark = bytes[0] << 8 | bytes[1];
+  return new TextDecoder({ 0xfffe: "utf-16le", 0xfeff: "utf-16be" }[mark] ?? "utf-8").decode(bytes);
+}
+
 /** Read a key file that mixerkey wrote; throws an Error that says what is wrong. */
 export function readKey(text, patchSize, channels) {
   let file;
@@ -49,7 +55,18 @@ export function readKey(text, patchSize, channels) {
   if (r.some((bit) => bit !== 0 && bit !== 1) || r.reduce((a, b) => a + b) !== Math.floor(size / 2)) {
     throw new Error("The key's flips are damaged; copy the key again.");
   }
-  return { patchSize, channels, v, r };
+  const id = file.id ?? undefined;
+  if ((id !== undefined && !/^[0-9a-f]{16}$/.test(id)) || file.checksum !== checksum({ ...file, id })) {
+    throw new Error("The key does not match its checksum; copy the key again.");
+  }
+  return { patchSize, channels, v, r, id };
+}
+
+/** As mixerkey.key_files: SHA-256 of the document as Python's json.dumps(…, sort_keys=True) writes it. */
+export function checksum({ channels, flips, format, id, patch_size: M, permutation, version }) {
+  return sha256(`{"channels": ${channels}, "flips": [${flips.join(", ")}], "format": "${format}", ` +
+    `${id === undefined ? "" : `"id": "${id}", `}"patch_size": ${M}, ` +
+    `"permutation": [${permutation.join(", ")}], "version": ${version}}`);
 }
 
 /** A key of that block shape, each equally likely. */
@@ -75,4 +92,33 @@ export function below(n) {
   const limit = 2 ** 32 - (2 ** 32 % n), drawn = new Uint32Array(1);
   do crypto.getRandomValues(drawn); while (drawn[0] >= limit);
   return drawn[0] % n;
+}
+
+/** SHA-256 of a text (FIPS 180-4), in hexadecimal; crypto.subtle would need https. */
+export function sha256(text) {
+  const primes = [];
+  for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p)) primes.push(n);
+  const bits = (root) => Math.floor((root - Math.floor(root)) * 2 ** 32);
+  const K = primes.map((p) => bits(Math.cbrt(p))), hash = Uint32Array.from(primes.slice(0, 8), (p) => bits(Math.sqrt(p)));
+  const bytes = new TextEncoder().encode(text);
+  const padded = new Uint8Array(Math.ceil((bytes.length + 9) / 64) * 64), view = new DataView(padded.buffer);
+  padded.set(bytes);
+  padded[bytes.length] = 0x80;
+  view.setUint32(padded.length - 4, bytes.length * 8);
+  const turn = (x, n) => (x >>> n) | (x << (32 - n)), w = new Uint32Array(64);
+  for (let block = 0; block < padded.length; block += 64) {
+    for (let t = 0; t < 64; t++) {
+      if (t < 16) { w[t] = view.getUint32(block + 4 * t); continue; }
+      const x = w[t - 15], y = w[t - 2];
+      w[t] = w[t - 16] + w[t - 7] + (turn(x, 7) ^ turn(x, 18) ^ (x >>> 3)) + (turn(y, 17) ^ turn(y, 19) ^ (y >>> 10));
+    }
+    let [a, b, c, d, e, f, g, h] = hash;
+    for (let t = 0; t < 64; t++) {
+      const one = (h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + K[t] + w[t]) | 0;
+      const two = ((turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+      [a, b, c, d, e, f, g, h] = [(one + two) | 0, a, b, c, (d + one) | 0, e, f, g];
+    }
+    [a, b, c, d, e, f, g, h].forEach((x, i) => { hash[i] += x; });
+  }
+  return Array.from(hash, (x) => x.toString(16).padStart(8, "0")).join("");
 }
