@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from mixerkey.files import save_tensors
+from mixerkey.vit import ViT
 
 PRETRAINED = ("cifar10", "digits")
 
@@ -196,8 +198,11 @@ def timm_state_dict(model: ConvMixer) -> dict[str, Tensor]:
     return renamed
 
 
-def save_model(model: ConvMixer, path: str | Path) -> None:
-    """Write a ConvMixer's weights and sizes to a safetensors file.
+ARCHITECTURES: dict[str, type[ConvMixer | ViT]] = {"convmixer": ConvMixer, "vit": ViT}  # by their names in files
+
+
+def save_model(model: ConvMixer | ViT, path: str | Path) -> None:
+    """Write a network's weights, architecture and sizes to a safetensors file.
 
     >>> import tempfile
     >>> model = ConvMixer(8, 1, patch_size=2)
@@ -206,27 +211,27 @@ def save_model(model: ConvMixer, path: str | Path) -> None:
     ...     load_model(folder + "/model.safetensors").sizes["patch_size"]
     2
     """
-    save_tensors(path, model.state_dict(), {"convmixer": json.dumps(model.sizes)})
+    save_tensors(path, model.state_dict(), {type(model).__name__.lower(): json.dumps(model.sizes)})
 
 
-def load_model(path: str | Path) -> ConvMixer:
+def load_model(path: str | Path) -> Any:
     """Read what `save_model` wrote, in evaluation mode, on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a ConvMixer in safetensors format.
+        ValueError: the file is not a network of the package in safetensors format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {path}")
     try:
         with safe_open(path, framework="pt") as stored:
-            sizes = json.loads((stored.metadata() or {})["convmixer"])
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-        model = ConvMixer(**sizes)
+            [(name, sizes)] = (stored.metadata() or {}).items()
+            weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
+        model = ARCHITECTURES[name](**json.loads(sizes))
         model.load_state_dict(weights)
     except Exception as error:
         raise ValueError(
-            f"{Path(path).name} is not a ConvMixer that mixerkey saved ({error}); "
+            f"{Path(path).name} is not a network that mixerkey saved ({error}); "
             "expected a safetensors file written by save_model"
         ) from error
     return model.eval()

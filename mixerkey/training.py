@@ -24,6 +24,7 @@ from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import forward
 from mixerkey.files import save_tensors
 from mixerkey.receipts import processor, versions, weights_digest
+from mixerkey.vit import ViT
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
 
@@ -285,7 +286,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def initialize(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights anew from `generator`, in place: U(-1, 1) / √fan-in, zero biases, unit batch normalisation.
+    """Draw all weights anew from `generator`, in place: U(-1, 1) / √fan-in, zero biases, unit normalisation.
 
     >>> a, b = ConvMixer(8, 1), ConvMixer(8, 1)
     >>> for model in (a, b):
@@ -300,8 +301,10 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
                 module.weight.uniform_(-bound, bound, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             module.reset_parameters()
+        elif isinstance(module, ViT):
+            module.reset_tokens(generator)
 
 
 def learning_rate(progress: float, warmup: float, final: float = 0.0) -> float:

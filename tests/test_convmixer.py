@@ -207,7 +207,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model file"):
         load_model(path)
     path.write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a ConvMixer that mixerkey saved"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a network that mixerkey saved"):
         load_model(path)
 
 

@@ -1,0 +1,129 @@
+"""The vision transformer: against its peer, equivariant but for its positions, and as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.models.vision_transformer
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mixerkey.blocks import integrate, segment
+from mixerkey.convmixer import load_model, save_model
+from mixerkey.data import load_digits
+from mixerkey.receipts import weights_digest
+from mixerkey.training import Recipe, train
+from mixerkey.vit import ViT, timm_state_dict
+
+
+def random_model(seed: int = 0, **sizes: int) -> Any:
+    """A float64 network whose every parameter matters."""
+    model: Any = ViT(**{"dim": 24, "depth": 2, "heads": 3, "image_size": 16} | sizes).double()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    return model.eval()
+
+
+def permuted(model: Any, order: torch.Tensor) -> Any:
+    """A copy whose rows of the position embedding are in another order."""
+    copy: Any = ViT(**model.sizes).double()
+    copy.load_state_dict(model.state_dict() | {"positions": model.positions[order]})
+    return copy.eval()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), patch_size=st.sampled_from([2, 4]), in_channels=st.sampled_from([1, 3]))
+def test_patches_and_positions_in_the_same_other_order_give_the_same_logits(
+    seed: int, patch_size: int, in_channels: int
+) -> None:
+    model = random_model(seed, patch_size=patch_size, in_channels=in_channels)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, in_channels, 16, 16, dtype=torch.float64, generator=generator)
+    blocks = segment(x, patch_size)  # (N, h, w, p_b)
+    order = torch.randperm(blocks.shape[1] * blocks.shape[2], generator=generator)
+    moved = integrate(blocks.flatten(1, 2)[:, order].view_as(blocks), patch_size)
+    with torch.inference_mode():
+        expected = model(x)
+        assert torch.allclose(permuted(model, order)(moved), expected, rtol=0, atol=1e-9)
+        assert not torch.allclose(model(moved), expected, rtol=0, atol=1e-3)
+        tokens = permuted(model, order).tokens(moved)
+        assert torch.allclose(tokens[:, 1:], model.tokens(x)[:, 1:][:, order], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"patch_size": 2, "in_channels": 1, "num_classes": 7}])
+def test_forward_equals_timms_vit_with_the_same_weights(sizes: dict[str, int]) -> None:
+    model = random_model(**sizes)
+    peer = timm.models.vision_transformer.VisionTransformer(
+        img_size=16,
+        patch_size=model.sizes["patch_size"],
+        in_chans=model.sizes["in_channels"],
+        num_classes=model.sizes["num_classes"],
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        norm_layer=nn.LayerNorm,  # timm's own has another epsilon
+    ).double()
+    peer.load_state_dict(timm_state_dict(model))
+    x = torch.randn(4, model.sizes["in_channels"], 16, 16, dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.allclose(model(x), peer.eval()(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 0}, "dim must be at least 1"),
+        ({"depth": -1}, "depth must be at least 1"),
+        ({"heads": 3}, "heads must divide dim .* got 3 and 8"),
+        ({"patch_size": 5}, "patch_size must divide image_size, got .* 5 and 32"),
+    ],
+)
+def test_bad_sizes_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ViT(**{"dim": 8, "depth": 1, "heads": 2} | change)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 3, 28, 32), (1, 3, 32, 64)])
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"this ViT takes images \(N, 3, 32, 32\), got"):
+        ViT(8, 1, 2)(torch.zeros(shape))
+
+
+def test_a_saved_vit_is_loaded_as_a_vit(tmp_path: Path) -> None:
+    model = random_model().float()
+    save_model(model, tmp_path / "vit.safetensors")
+    loaded = load_model(tmp_path / "vit.safetensors")
+    assert isinstance(loaded, ViT)
+    assert not loaded.training
+    assert loaded.sizes == model.sizes
+    assert weights_digest(loaded) == weights_digest(model)
+
+
+def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_path: Path) -> None:
+    images, labels = load_digits("train")
+
+    def run(checkpoint: Path | None, stop: int = -1) -> str:
+        model = ViT(8, 1, 2, patch_size=2, in_channels=1, image_size=8)
+        recipe = Recipe(epochs=3, batch_size=64, peak_lr=0.01, crop=1, average=0.99, dtype="bfloat16")
+        calls = 0
+
+        def counted(module: Any, inputs: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise KeyboardInterrupt
+
+        model.register_forward_pre_hook(counted)
+        _, receipt = train(
+            model, images, labels, recipe, seed=0, evaluate=lambda _: 0.0, checkpoint=checkpoint, progress=False
+        )
+        return receipt["weights_sha256"]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "checkpoint.safetensors", stop=30)  # in the middle of the second epoch
+    assert run(tmp_path / "checkpoint.safetensors") == run(None)
