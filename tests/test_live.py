@@ -261,6 +261,22 @@ def heights(page: Page, name: str) -> list[set[float]]:
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
+def test_paper_shows_the_telling_step(figure: Open, name: str) -> None:
+    page = figure(name)
+    before, count = page.locator(".live-says").inner_text(), page.locator(".live-count")
+    last = page.locator(f"mixer-{name}").evaluate("figure => (figure.telling ?? figure.steps - 1) + 1")
+    assert last > 1
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert count.text_content() == f"{last} of {page.locator(f'mixer-{name}').evaluate('figure => figure.steps')}"
+    expect(page.locator(".live-says")).to_be_visible()
+    expect(page.locator(".live-controls")).to_be_hidden()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    expect(page.locator(".live-says")).to_have_text(before)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_without_scripts_the_words_stand(browser: Browser, site: str, name: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

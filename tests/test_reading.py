@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from fontTools.ttLib import TTFont
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from conftest import ROOT
 from tools.browser import ARGUMENTS, chromium
+from tools.claims import load
 
 HTML = ROOT / "_build" / "html"
 pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
@@ -77,13 +78,102 @@ def test_no_page_has_a_fault_of_layout(browser: Browser, site: str, width: int, 
     assert found == []
 
 
+# Every control in turn takes the focus, as a keyboard gives it.
+UNSEEN_FOCUS = r"""() => {
+  const controls = "a[href], button, input, select, summary, video, [tabindex='0']", found = [];
+  for (const control of document.querySelectorAll(controls)) {
+    if (!control.checkVisibility({ visibilityProperty: true }) || control.disabled) continue;
+    control.focus({ focusVisible: true });
+    if (document.activeElement !== control) found.push(`takes no focus: ${control.outerHTML.slice(0, 80)}`);
+    const { outlineStyle, outlineWidth, outlineColor } = getComputedStyle(control);
+    const ring = outlineStyle === "solid" && parseFloat(outlineWidth) >= 2 && !/, 0\)|transparent/.test(outlineColor);
+    if (!ring) found.push(`no ring: ${control.outerHTML.slice(0, 80)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_control_shows_that_it_has_the_focus(browser: Browser, site: str, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    found = []
+    for name in [*PAGES, "search.html", "genindex.html", "prf-prf.html"]:
+        page.goto(site + name)
+        found += [f"{name}: {fault}" for fault in page.evaluate(UNSEEN_FOCUS)]
+    page.close()
+    assert found == []
+
+
+# Each "Fig. n" of the text, and the address of the link that it stands in.
+MENTIONS = r"""() => {
+  const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) {
+    const { data, parentElement } = walker.currentNode;
+    if (parentElement.closest("pre, code, h1, h2, h3, h4, figcaption, .live, script")) continue;
+    for (const [name] of data.matchAll(/Fig\. \d+/g)) found.push([name, parentElement.closest("a")?.href ?? ""]);
+  }
+  return found;
+}"""
+LED_TO = """() => {
+  const target = document.querySelector(":target");
+  const words = target.querySelector("figcaption") ?? target.closest("section").querySelector("h1, h2, h3");
+  return words.textContent;
+}"""
+
+
+def test_every_figure_that_the_text_names_is_led_to(browser: Browser, site: str) -> None:
+    """Those of the book to the figure of that number, those of the paper to the claims ledger."""
+    page, mentions = browser.new_page(), set[tuple[str, str]]()
+    for name in PAGES:
+        page.goto(site + name)
+        mentions |= {(figure, url) for figure, url in page.evaluate(MENTIONS)}
+    assert len(mentions) >= 8
+    for figure, url in sorted(mentions):
+        assert url, f"{figure} leads nowhere"
+        page.goto("about:blank")
+        page.goto(url)
+        assert re.search(rf"{re.escape(figure)}\b", page.evaluate(LED_TO)), f"{figure} leads to {url}"
+    page.close()
+
+
+def test_links_to_code_lead_to_that_code(browser: Browser, site: str) -> None:
+    page = browser.new_page()
+    page.goto(site + "book/claims.html")
+    links = page.locator("a[href*='#cell-']")
+    entries = {entry["page"]: entry["cell"] for entry in load()}  # the last of each page
+    assert links.count() >= 35
+    for name, fragment in entries.items():
+        if name:
+            page.goto(site + "book/claims.html")
+            page.locator(f"a[href*='{name}.html#cell-']").last.click()
+            code = page.locator("div.cell:target div.cell_input pre")
+            expect(code).to_contain_text(fragment)
+            expect(code).to_be_visible()  # unfolded
+    page.close()
+
+
+@pytest.mark.parametrize("page", ["prf-prf.html", "genindex.html", "search.html"])
+def test_indexes_have_words_and_no_labels(page: str) -> None:
+    words = Words((HTML / page).read_text(encoding="utf-8"))
+    assert not re.search(r"\b(thm|lem|cor|def|ex|fig|eq)-[a-z]", " ".join(words.lines))
+    if page == "prf-prf.html":
+        assert "Theorem 2: A first layer absorbs any invertible map, in one way" in words.lines
+
+
+def test_a_link_to_the_site_alone_says_what_it_is() -> None:
+    front, welcome = ((HTML / name).read_text(encoding="utf-8") for name in ("index.html", "book/welcome.html"))
+    tags = re.findall(r'<meta (?:name|property)="[^"]+" content="[^"]*" />', welcome)
+    assert {re.split('"', tag)[1] for tag in tags} >= {"description", "og:title", "og:description"}
+    assert [tag for tag in tags if tag not in front and re.search(r"og:|citation_|description|author", tag)] == []
+
+
 class Words(HTMLParser):
     """The text of a page, of code and of all else; formulas bring fonts of their own."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[tuple[str, str | None]] = []
-        self.text, self.code = set[str](), set[str]()
+        self.text, self.code, self.lines = set[str](), set[str](), list[str]()
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -98,6 +188,7 @@ class Words(HTMLParser):
         tags = {tag for tag, _ in self.open}
         if tags & {"script", "style", "title", "head"} or any("katex" in (name or "") for _, name in self.open):
             return
+        self.lines.append(data)
         (self.code if tags & {"pre", "code", "kbd"} else self.text).update(data)
 
 

@@ -174,8 +174,7 @@ def render(entries: list[dict]) -> str:
         lines.append(f"- *This book:* {entry['ours']}: **{entry['verdict']}**. {entry['note']}".rstrip())
         lines += [f"- *Checked by* `{file}`, `{name}`" for file, name in (test.split("::") for test in entry["tests"])]
         if entry["page"]:
-            number, heading, _ = find_cell(entry["page"], entry["cell"])
-            lines.append(f'- *Shown in* {{doc}}`{entry["page"]}`, "{heading}", cell [{number}]')
+            lines.append(f"- *Shown in* {{doc}}`{entry['page']}`: {{cell}}`{entry['page']}: {entry['cell']}`")
     return "\n".join(lines) + "\n"
 
 

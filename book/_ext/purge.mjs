@@ -9,6 +9,9 @@ const purged = await new PurgeCSS().purge({
   css,
   content,
   dynamicAttributes: ["data-theme", "data-mode", "data-popper-placement", "aria-expanded", "open"],
-  safelist: { greedy: [/tooltip/, /popper/] }, // Bootstrap makes these while one reads
+  safelist: {
+    standard: [/^::?[\w-]+$/], // such as :focus-visible, which belongs to no element
+    greedy: [/tooltip/, /popper/], // Bootstrap makes these while one reads
+  },
 });
 for (const { file, css } of purged) await writeFile(file, css);

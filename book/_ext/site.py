@@ -23,6 +23,17 @@ from sphinx.config import Config
 
 LOCAL = "book/run"  # the page that says how to run the chapters, and its section
 LOCAL_SECTION = "on-your-own-computer"
+FRONT = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+{head}<meta http-equiv="refresh" content="0; url={page}">
+</head>
+<body><p><a href="{page}">{title}</a></p></body>
+</html>
+"""
 
 
 class Forge(NamedTuple):
@@ -158,6 +169,9 @@ def introduce(app: Sphinx, page: str, template: str, context: dict[str, Any], do
     head += "".join(tag(f"citation_{name}", content) for name, content in names.items())
     head += f'<script type="application/ld+json">{json.dumps(schema).replace("<", chr(92) + "u003c")}</script>\n'
     context["metatags"] = context.get("metatags", "") + head
+    if page == config.root_doc != "index" and app.builder.name == "html":  # what a link to the site alone shows
+        lead = FRONT.format(title=escape(title), head=head, page=f"{page}.html")
+        (Path(app.outdir) / "index.html").write_text(lead, encoding="utf-8")
     if source.endswith(".ipynb") and app.builder.name == "html":
         context["header_buttons"].insert(0, launch(page, context["pathto"]))
         entry = escape(bibtex(title, page, day, config))

@@ -1,8 +1,7 @@
 """What the teacher's guide takes from the rest of the book: objectives from the chapters, times from the receipt.
 
-A Sphinx extension with two directives and two roles. ``{objectives}`` lists what each chapter says a reader will be
+A Sphinx extension with two directives and a role. ``{objectives}`` lists what each chapter says a reader will be
 able to do, ``{timings}`` is a table of mixerkey/receipts/classroom.json, which tools/classroom.py writes.
-``{cell}`PAGE: FRAGMENT` `` is a link to the section with the one code cell of a page that has FRAGMENT in its source.
 ``{tested}`LABEL, LABEL` `` says what tests an objective: exercises by their labels, questions as quiz-PAGE-NUMBER; the
 build fails where there is no such exercise or question.
 """
@@ -19,7 +18,6 @@ from docutils.statemachine import StringList
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from tools.claims import find_cell
 
 RECEIPT = "mixerkey/receipts/classroom.json"
 
@@ -87,20 +85,6 @@ class Timings(Generated):
         return timings(json.loads((root / RECEIPT).read_text(encoding="utf-8")))
 
 
-def cell(
-    name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: object = None, content: object = None
-) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-    """The role ``{cell}``."""
-    page, _, fragment = text.partition(": ")
-    try:
-        number, heading, _ = find_cell(page, fragment)
-    except LookupError as error:
-        message = inliner.reporter.error(str(error), line=lineno)
-        return [inliner.problematic(rawtext, rawtext, message)], [message]
-    words = f"cell [{number}] of “{heading}”"
-    return [nodes.reference(rawtext, words, refuri=f"{page}.html#{nodes.make_id(heading)}")], []
-
-
 def named_tests(
     name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: object = None, content: object = None
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
@@ -117,6 +101,5 @@ def named_tests(
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("objectives", Objectives)
     app.add_directive("timings", Timings)
-    app.add_role("cell", cell)
     app.add_role("tested", named_tests)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

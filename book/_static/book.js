@@ -24,3 +24,10 @@ addEventListener("afterprint", () => {
   document.documentElement.dataset.theme = theme;
   closed.forEach((details) => (details.open = false));
 });
+
+/* A link to a cell shows its code. */
+function unfold() {
+  document.querySelectorAll("div.cell:target details").forEach((details) => (details.open = true));
+}
+addEventListener("load", unfold);
+addEventListener("hashchange", unfold);
