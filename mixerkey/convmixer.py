@@ -225,9 +225,10 @@ def load_model(path: str | Path) -> Any:
         raise FileNotFoundError(f"no model file at {path}")
     try:
         with safe_open(path, framework="pt") as stored:
-            [(name, sizes)] = (stored.metadata() or {}).items()
+            metadata = stored.metadata() or {}
+            name = next((name for name in ARCHITECTURES if name in metadata), "")
             weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
-        model = ARCHITECTURES[name](**json.loads(sizes))
+        model = ARCHITECTURES[name](**json.loads(metadata[name]))
         model.load_state_dict(weights)
     except Exception as error:
         raise ValueError(
