@@ -41,12 +41,12 @@ DECIDE = """{
   const root = document.documentElement, shown = root.dataset;
   shown.mode ||= "auto";
   shown.theme ||= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  root.style.visibility = "hidden";
+  root.style.opacity = 0; // unseen, and yet in reach of the Tab key
   const late = new Promise((resolve) => setTimeout(resolve, 1000));
   addEventListener("DOMContentLoaded", async () => {
     document.body.offsetHeight; // asks for the letters of this page
     await Promise.race([document.fonts.ready, late]);
-    root.style.visibility = "";
+    root.style.opacity = "";
   });
 }"""
 log = logging.getLogger(__name__)

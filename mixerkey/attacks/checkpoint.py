@@ -94,7 +94,7 @@ def order_from_positions(encrypted: Tensor, public: Tensor, key: BlockOrder) -> 
         key: any order for the same blocks and grid; only its shape is used.
 
     Returns:
-        the order under which the embeddings are nearest; its score is 1 - ‖difference‖² / ‖encrypted‖².
+        the order under which the embeddings are nearest; its score is 1 - ∥difference∥² / ∥encrypted∥².
 
     >>> import torch
     >>> secret = BlockOrder.from_seed(1, 4, 3, grid=(8, 8))

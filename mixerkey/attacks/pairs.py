@@ -21,7 +21,7 @@ SURE = 3.0  # standard deviations of noise that a change must cost to be ruled o
 
 
 def signed_assignment(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recovery[SignedPermutation]:
-    """The signed permutation that takes x nearest to y: min ‖y - x T‖, exactly, as a linear assignment problem.
+    """The signed permutation that takes x nearest to y: min ∥y - x T∥, exactly, as a linear assignment problem.
 
     Column k of x T is ± column v_k of x, so the cost of each pair of columns is known beforehand.
 
@@ -31,7 +31,7 @@ def signed_assignment(x: Tensor, y: Tensor, patch_size: int, channels: int) -> R
         channels: C.
 
     Returns:
-        the key; its score is 1 - ‖y - x T‖² / ‖y‖². `ambiguous` holds the flips of one plain position and exchanges of
+        the key; its score is 1 - ∥y - x T∥² / ∥y∥². `ambiguous` holds the flips of one plain position and exchanges of
         two (with the signs that fit) that cost no more than noise of the size that was left over: of exact data,
         columns that are 0, equal, or negatives of each other. Unique is the key if there are none, hence of exact data
         if and only if all columns of x are different, even up to sign, and none is 0.
@@ -54,7 +54,7 @@ def signed_assignment(x: Tensor, y: Tensor, patch_size: int, channels: int) -> R
 
 
 def least_squares(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recovery[MatrixKey]:
-    """The matrix that takes x nearest to y: min ‖y - x T‖ over all T.
+    """The matrix that takes x nearest to y: min ∥y - x T∥ over all T.
 
     Args:
         x, y: real (n, p_b).
@@ -62,7 +62,7 @@ def least_squares(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recov
         channels: C.
 
     Returns:
-        the key; its score is 1 - ‖y - x T‖² / ‖y‖². Unique is T if and only if x has rank p_b; otherwise T is the
+        the key; its score is 1 - ∥y - x T∥² / ∥y∥². Unique is T if and only if x has rank p_b; otherwise T is the
         identity on directions that x leaves out, and `ambiguous` holds a reflection of each of them.
 
     Raises:
@@ -85,7 +85,7 @@ def least_squares(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recov
 
 
 def procrustes(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recovery[MatrixKey]:
-    """The orthogonal matrix that takes x nearest to y (Schönemann, 1966): min ‖y - x Q‖ over QᵀQ = 1.
+    """The orthogonal matrix that takes x nearest to y (Schönemann, 1966): min ∥y - x Q∥ over QᵀQ = 1.
 
     Args:
         x, y: real (n, p_b).
@@ -93,7 +93,7 @@ def procrustes(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recovery
         channels: C.
 
     Returns:
-        the key; its score is 1 - ‖y - x Q‖² / ‖y‖². Unlike `least_squares`, it needs p_b - 1 pairs only, and noise
+        the key; its score is 1 - ∥y - x Q∥² / ∥y∥². Unlike `least_squares`, it needs p_b - 1 pairs only, and noise
         costs it less.
 
     >>> key = MatrixKey.orthogonal(2, 1, seed=0)
@@ -177,7 +177,7 @@ def _unseen(a: np.ndarray, b: np.ndarray, key: SignedPermutation, variance: floa
     own = np.diag(products)
     gram = a.T @ a
     sign = np.where(products < 0, -1, 1)
-    # ‖moved - stays‖², how far an exchange or a flip moves the prediction, against the noise in that direction.
+    # ∥moved - stays∥², how far an exchange or a flip moves the prediction, against the noise in that direction.
     gap = np.maximum(norms[:, None] + norms - 2 * np.abs(gram), 0)
     cost = own[:, None] + own - np.abs(products) - np.abs(products.T)
     slack = SURE * np.sqrt(2 * gap * variance) + 1e-9 * (norms.max() or 1)
