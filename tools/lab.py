@@ -13,8 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,37 +33,30 @@ PIECE = (12, 16, 144)  # of the first photograph: top, left, side; break.js cuts
 KEYS = {2: 20, 4: 20, 8: 5}
 
 
-@contextmanager
-def scripts() -> Iterator[Path]:
-    """A folder with the lab's modules and the cipher where the site has them."""
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(LAB, Path(folder) / "lab")
-        shutil.copy(ROOT / "mixerkey" / "parties" / "page" / "cipher.js", folder)
-        (Path(folder) / "package.json").write_text('{"type": "module"}')
-        yield Path(folder)
-
-
 def find_node() -> str | None:
     """Node.js: of this environment, else the system's."""
     return shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
 
 
 def run_node(script: str, value: object = None) -> Any:
-    """What a JavaScript expression gives in Node.js, where `lab(name)` imports a module and `value` is what is given.
+    """What a JavaScript expression gives in Node.js: `lab(name)` and `live(name)` import modules, `value` is given.
 
     >>> run_node("(await lab('key')).wrongCounts(48, 0.5)")
     {'positions': 24, 'signs': 24}
     """
-    with scripts() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder, cipher = Path(name), ROOT / "mixerkey" / "parties" / "page" / "cipher.js"
         (folder / "value.json").write_text(json.dumps(value))
-        (folder / "run.js").write_text(
+        (folder / "run.mjs").write_text(
             "import { readFileSync, writeFileSync } from 'node:fs';\n"
             "const at = (name) => new URL(name, import.meta.url);\n"
             "const value = JSON.parse(readFileSync(at('value.json')));\n"
-            "const lab = (name) => import(name === 'cipher' ? './cipher.js' : `./lab/${name}.js`);\n"
+            f"const book = {json.dumps((ROOT / 'book').as_uri())}, cipher = {json.dumps(cipher.as_uri())};\n"
+            "const lab = (name) => import(name === 'cipher' ? cipher : `${book}/lab/${name}.js`);\n"
+            "const live = (name) => import(`${book}/live/${name}.js`);\n"
             f"writeFileSync(at('result.json'), JSON.stringify(await ({script}) ?? null));\n"
         )
-        subprocess.run([find_node() or "node", str(folder / "run.js")], check=True)
+        subprocess.run([find_node() or "node", str(folder / "run.mjs")], check=True)
         return json.loads((folder / "result.json").read_text())
 
 

@@ -77,15 +77,10 @@ class Quiz(SphinxDirective):
         page = self.arguments[0]
         if page not in quizzes:
             raise self.error(f"{QUIZZES} has no questions for {page!r}; it has some for {', '.join(quizzes)}")
-        root = "../" * self.env.docname.count("/")
-        result = [
-            html(f'<link rel="stylesheet" href="{root}quiz/quiz.css">'),
-            html(f'<script type="module" src="{root}quiz/quiz.js"></script>'),
-            html('<div class="quiz">'),
-        ]
+        result = [html('<mixer-quiz class="quiz">')]
         for number, entry in enumerate(quizzes[page], 1):
             result += self.question(f"quiz-{page}-{number}", f"**{number}.** {entry['question']}", entry["options"])
-        return [*result, html("</div>")]
+        return [*result, html("</mixer-quiz>")]
 
     def question(self, name: str, question: str, options: list[list[str]]) -> list[nodes.Node]:
         """One question, under a label such as quiz-convmixer-3: a legend, its options, and the answers, folded."""

@@ -1,6 +1,6 @@
 """A Sphinx extension: a search that leads to sections and equations. Sphinx's own, of whole pages, stands below it.
 
-The sections of all pages, with their words, go to _static/sections.json, which book/_static/search.js reads on the page
+The sections of all pages, with their words, go to _static/sections.js, for book/_static/search.js; both are on the page
 of the search alone.
 """
 
@@ -34,12 +34,13 @@ def sections(app: Sphinx) -> list[dict[str, Any]]:
 
 def write(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
-        file = Path(app.outdir) / "_static" / "sections.json"
-        file.write_text(json.dumps(sections(app), ensure_ascii=False), encoding="utf-8")
+        text = f"const SECTIONS = {json.dumps(sections(app), ensure_ascii=False)};\n"
+        (Path(app.outdir) / "_static" / "sections.js").write_text(text, encoding="utf-8")
 
 
 def load(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     if page == "search":
+        app.add_js_file("sections.js")
         app.add_js_file("search.js")
 
 

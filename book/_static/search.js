@@ -22,11 +22,10 @@ function excerpt({ text }, query) {
   return (from ? "… " : "") + text.slice(from, to).trim() + (to < text.length ? " …" : "");
 }
 
-addEventListener("DOMContentLoaded", async () => {
+addEventListener("DOMContentLoaded", () => {
   const query = (new URLSearchParams(location.search).get("q") ?? "").trim().toLowerCase().replaceAll("+", " ");
   if (!query) return;
-  const sections = await (await fetch("_static/sections.json")).json();
-  const hits = sections.map((section) => [fit(section, query), section]).filter(([score]) => score);
+  const hits = SECTIONS.map((section) => [fit(section, query), section]).filter(([score]) => score);
   const list = document.createElement("ul");
   list.className = "found-sections";
   for (const [, section] of hits.sort(([a], [b]) => b - a).slice(0, SHOWN)) {

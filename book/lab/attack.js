@@ -1,6 +1,6 @@
 // Ciphertext-only key recovery: mixerkey/attacks/ciphertext.py and statistics.py in JavaScript, tested against them.
 // Matrices are Float64Arrays row by row; an image is a Uint8Array in the order (channel, row, column).
-import { decrypt } from "../cipher.js";
+import { decrypt } from "../../mixerkey/parties/page/cipher.js";
 
 const CONTRASTS = 6, COLOUR = 0.1, STEPS = 100;
 

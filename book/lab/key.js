@@ -1,5 +1,5 @@
 // What the lab does with keys beyond the cipher itself: files, partly wrong keys, single steps.
-import { checksum, readKey, shuffled } from "../cipher.js";
+import { checksum, readKey, shuffled } from "../../mixerkey/parties/page/cipher.js";
 
 export const SIZES = [2, 4, 8]; // of M
 

@@ -1,7 +1,9 @@
 // The lab's page: what the reader has chosen, and what is shown of it. The work is done in the other modules.
-import { below, decrypt, encrypt, randomKey, readText } from "../cipher.js";
-import { download } from "./download.js";
+import { below, decrypt, encrypt, randomKey, readText } from "../../mixerkey/parties/page/cipher.js";
+import attackCode from "./attack-worker.js?worker";
+import { read, readJson, work } from "./files.js";
 import { drawChoice, openKey, partlyWrong, withSteps, wrongCounts, writeKey } from "./key.js";
+import networkCode from "./network-worker.js?worker";
 import { crops, draw, drawMatrix, load, middle, tile } from "./pictures.js";
 
 const COLOURS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
@@ -16,7 +18,6 @@ const COLUMNS = 12, SHOWN = 24; // ciphertexts that the console shows
 
 const at = (id) => document.getElementById(`lab-${id}`);
 const element = (name, text = "", more = {}) => Object.assign(document.createElement(name), { textContent: text, ...more });
-const site = (file) => new URL(`../${file}`, import.meta.url);
 const percent = (share) => `${Math.round(100 * share)} %`;
 const say = (id, text) => { at(id).textContent = text; };
 
@@ -158,8 +159,10 @@ async function fetchNetwork() {
   at("cancel-download").focus();
   say("network-status", "Fetching the network.");
   try {
-    const buffer = await download(site(offer.file), offer.bytes, (share) => { at("download-bar").value = share; }, stop.signal);
-    const worker = new Worker(new URL("network-worker.js", import.meta.url), { type: "module" });
+    const buffer = await read(offer.file, {
+      bytes: offer.bytes, moved: (share) => { at("download-bar").value = share; }, signal: stop.signal,
+    });
+    const worker = work(networkCode);
     const network = await new Promise((resolve, reject) => {
       worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve({ worker, ...data }));
       worker.onerror = () => reject(new Error("the browser could not start a worker"));
@@ -187,7 +190,7 @@ async function attack() {
   at("cancel-attack").focus();
   say("attack-status", "Fetching two photographs, encrypting crops of them.");
   try {
-    photos ??= await Promise.all(["china.jpg", "flower.jpg"].map((name) => load(new URL(name, import.meta.url))));
+    photos ??= await Promise.all(["lab/china.jpg", "lab/flower.jpg"].map(async (name) => load(await read(name))));
   } catch (error) {
     endAttack(`The photographs did not arrive: ${error.message}.`);
     return;
@@ -196,7 +199,7 @@ async function attack() {
   const ciphertexts = crops(photos, "right", images, below).map((image) => encrypt(image, dimensions, right));
   drawStrip(at("ciphertexts"), ciphertexts.slice(0, SHOWN));
   say("attack-status", `Looking for the key in ${images} ciphertexts.`);
-  attacker = new Worker(new URL("attack-worker.js", import.meta.url), { type: "module" });
+  attacker = work(attackCode);
   attacker.onerror = () => endAttack("The browser could not start a worker.");
   attacker.onmessage = ({ data: { done, key, finished, error } }) => {
     if (error) { endAttack(`No key: ${error}`); return; }
@@ -308,7 +311,7 @@ function saveKey() {
 
 async function start() {
   const [row, digits] = await Promise.all([
-    load(new URL("samples.png", import.meta.url)), fetch(site("samples.json")).then((answer) => answer.json()),
+    read("lab/samples.png").then(load), readJson("samples.json"),
   ]);
   const samples = [
     ...SAMPLES.map((name, i) => ({ name, pixels: tile(row, i), shape: [3, 32, 32] })),
@@ -354,6 +357,9 @@ async function start() {
   setPicture(first.pixels, first.shape, first.name);
 }
 
-start().catch((error) => {
-  say("problem", `The lab could not start: ${error.message}.`);
-});
+class Lab extends HTMLElement {
+  connectedCallback() {
+    start().catch((error) => say("problem", `The lab could not start: ${error.message}.`));
+  }
+}
+customElements.define("mixer-lab", Lab);

@@ -34,10 +34,9 @@ export function drawMatrix(canvas, weight, size) {
   canvas.getContext("2d").putImageData(data, 0, 0);
 }
 
-/** The pixels of a picture file or URL, as bytes of (3, height, width). */
-export async function load(source) {
-  const blob = source instanceof Blob ? source : await (await fetch(source)).blob();
-  const bitmap = await createImageBitmap(blob);
+/** The pixels of a picture file, as bytes of (3, height, width). */
+export async function load(bytes) {
+  const bitmap = await createImageBitmap(new Blob([bytes]));
   return { pixels: grab(bitmap, 0, 0, bitmap.width, bitmap.height, bitmap.width, bitmap.height),
     shape: [3, bitmap.height, bitmap.width] };
 }

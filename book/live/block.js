@@ -1,5 +1,5 @@
 /** One block through the cipher, Eq. (4) to (7), and back; computed by the same code as the lab. */
-import { decrypt, encrypt, randomKey } from "../cipher.js";
+import { decrypt, encrypt, randomKey } from "../../mixerkey/parties/page/cipher.js";
 import { LiveFigure, make, makeSvg, signed } from "./live.js";
 
 const SHAPE = [3, 2, 2]; // C, M, M

@@ -1,5 +1,7 @@
 /** The first screen: an encrypted photograph, and a button that finds its key in encrypted pictures alone. */
-import { below, decrypt, encrypt, randomKey } from "../cipher.js";
+import { below, decrypt, encrypt, randomKey } from "../../mixerkey/parties/page/cipher.js";
+import attack from "../lab/attack-worker.js?worker";
+import { read, work } from "../lab/files.js";
 import { crops, draw, load } from "../lab/pictures.js";
 import { make } from "./live.js";
 
@@ -28,7 +30,7 @@ class BreakFigure extends HTMLElement {
     this.button.disabled = true;
     this.says.textContent = "Fetching two photographs …";
     try {
-      const photos = await Promise.all(["china", "flower"].map((name) => load(new URL(`../lab/${name}.jpg`, import.meta.url))));
+      const photos = await Promise.all(["lab/china.jpg", "lab/flower.jpg"].map(async (name) => load(await read(name))));
       const key = randomKey(M, 3), hidden = encrypt(piece(photos[0]), SHAPE, key);
       this.#show(hidden, "the photograph, encrypted with a key that was drawn just now");
       const ciphertexts = crops(photos, "left", CIPHERTEXTS, below).map((picture) => encrypt(picture, [3, 32, 32], key));
@@ -43,7 +45,7 @@ class BreakFigure extends HTMLElement {
 
   #attack(evidence) {
     return new Promise((resolve, reject) => {
-      this.worker = new Worker(new URL("../lab/attack-worker.js", import.meta.url), { type: "module" });
+      this.worker = work(attack);
       this.worker.onerror = () => reject(new Error("the browser could not start a worker."));
       this.worker.onmessage = ({ data: { key, finished, error } }) => {
         if (error) reject(new Error(error));

@@ -1,4 +1,6 @@
 /** Fig. 5 with points that name their key. The counts are those of the package's receipt. */
+import { readJson } from "../lab/files.js";
+import { boxPlot } from "./boxplot.js";
 import { LiveFigure, makeSvg } from "./live.js";
 
 const RANGE = 0.2; // the axis goes from 0 to this accuracy
@@ -6,27 +8,12 @@ const MARGIN = 0.07; // left and right of the axis, as shares of the width
 const percent = (share, digits = 2) => `${(100 * share).toFixed(digits)} %`;
 const across = (share) => `${(100 * (MARGIN + ((1 - 2 * MARGIN) * share) / RANGE)).toFixed(3)}%`;
 
-/** The value below which a share of sorted values lies, by linear interpolation. */
-function quantile(sorted, share) {
-  const place = share * (sorted.length - 1), low = Math.floor(place);
-  return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
-}
-
-/** The five numbers of a box plot: whiskers end at the last value within 1.5 IQR of the box. */
-export function boxPlot(sorted) {
-  const [Q1, median, Q3] = [0.25, 0.5, 0.75].map((share) => quantile(sorted, share)), reach = 1.5 * (Q3 - Q1);
-  return {
-    low: sorted.find((value) => value >= Q1 - reach), Q1, median, Q3,
-    high: sorted.findLast((value) => value <= Q3 + reach),
-  };
-}
-
 class KeysFigure extends LiveFigure {
   label = "wrong key, from the least accurate to the most";
 
   async connectedCallback() {
     if (this.keys) return;
-    const receipt = await (await fetch(new URL("../paper.json", import.meta.url))).json();
+    const receipt = await readJson("paper.json");
     const images = receipt.experiments["table 1"].result.images, [first] = receipt.wrong_key_seeds;
     this.images = images;
     this.keys = receipt.experiments["wrong keys"].result.map((right, i) => ({ seed: first + i, right, share: right / images }));

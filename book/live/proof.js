@@ -1,5 +1,5 @@
 /** The proof of model encryption in numbers: xT · TᵀE = xE, one entry after the other. */
-import { randomKey } from "../cipher.js";
+import { randomKey } from "../../mixerkey/parties/page/cipher.js";
 import { LiveFigure, factor, fill, make, matrix, signed } from "./live.js";
 
 // The chapter's block, matrix and key, Key.from_seed(7, patch_size=2, channels=1).

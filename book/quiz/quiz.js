@@ -49,4 +49,9 @@ function liveRegion(name) {
   return region;
 }
 
-document.querySelectorAll(".quiz").forEach(start);
+class Quiz extends HTMLElement {
+  connectedCallback() {
+    start(this);
+  }
+}
+customElements.define("mixer-quiz", Quiz);
