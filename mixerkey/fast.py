@@ -7,6 +7,7 @@ one matrix product each, the depthwise convolution is d products, and nothing is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import cast
 
@@ -56,16 +57,27 @@ def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
     model.check_images(x)
     if len(x) > CHUNK and not model.training and not torch.is_grad_enabled():
         return torch.cat([fast_forward(model, part) for part in x.split(CHUNK)])
+    *_, z = feature_maps(model, x)
+    return model.head(z.mean(2).T.to(model.head.weight.dtype))  # (N, num_classes)
+
+
+def feature_maps(model: ConvMixer, x: Tensor) -> Iterator[Tensor]:
+    """What leaves the patch embedding, and then each layer, on the way of `fast_forward`: (d, N, hw) each.
+
+    >>> [tuple(z.shape) for z in feature_maps(ConvMixer(8, 2), torch.rand(3, 3, 32, 32))]
+    [(8, 3, 64), (8, 3, 64), (8, 3, 64)]
+    """
     N, C, H, W = x.shape
     P, d = model.sizes["patch_size"], model.sizes["dim"]
     h, w = H // P, W // P
     z = x.reshape(N, C, h, P, w, P).permute(1, 3, 5, 0, 2, 4).reshape(C * P * P, N * h * w)  # (P*P*C, N*h*w)
     z = _batch_norm(model.embedding_norm, F.gelu(_pointwise(model.embedding, z)))  # Eq. (1), (d, N*h*w)
+    yield z.view(d, N, h * w)
     for layer in model.layers:  # Eq. (2)
         mixed = _depthwise(layer.depthwise, z.view(d, N, h * w), h, w).view(d, N * h * w)
         z = _batch_norm(layer.depthwise_norm, F.gelu(mixed)) + z
         z = _batch_norm(layer.pointwise_norm, F.gelu(_pointwise(layer.pointwise, z)))
-    return model.head(z.view(d, N, h * w).mean(2).T.to(model.head.weight.dtype))  # (N, num_classes)
+        yield z.view(d, N, h * w)
 
 
 def _pointwise(conv: nn.Conv2d, z: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,31 +22,42 @@ from tqdm import tqdm
 
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
-from mixerkey.fast import forward
+from mixerkey.fast import feature_maps, forward
 from mixerkey.files import save_tensors
+from mixerkey.muon import Muon
 from mixerkey.receipts import processor, versions, weights_digest
 from mixerkey.vit import ViT
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
+SAVE_EVERY = 120  # seconds between checkpoints within an epoch
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train, completely: Adam with decoupled weight decay, a learning rate, augmentation, averaging.
+    """How to train, completely: optimisers, learning rates, sizes of the images, augmentation, averaging.
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images a step, over all processes; what is left over at the end of an epoch is dropped.
-        peak_lr: highest learning rate.
+        peak_lr: highest learning rate of Adam.
         warmup: fraction of the steps in which the learning rate rises linearly from 0 to its peak.
         final_lr: where it then falls to, linearly, as a share of the peak; 1 keeps it constant.
         weight_decay: on matrices and kernels only, not on biases and batch normalisation; 0 makes AdamW plain Adam.
         label_smoothing: share of each label spread over all classes.
         crop: pixels of reflected padding before a random crop to the original size.
-        flip: whether half of the images are mirrored, at random.
+        flip: whether half of the images are mirrored, at random; or "alternate", each image in every second epoch, from
+            the first or the second on (Jordan, 2024), so that two epochs show both of its sides.
         cutout: side of a square that is set to mid-grey at a random place; 0 for none.
         cutmix: fraction of the steps, from the start, in which every second batch is mixed by CutMix.
         average: decay, per step, of the running average of the weights that is returned; 0 for the last weights.
+        beta2: decay, per step, of Adam's running average of squared gradients.
+        muon: highest learning rate of `Muon` on the matrices of the layers, which are the pointwise convolutions of a
+            ConvMixer; 0 leaves them to Adam.
+        sides: of the square images in equal parts of the steps, in pixels: small images cost less, and the schedules
+            go by cost; () for their own size.
+        envelopes: standard deviations, in pixels of the feature map, of the Gaussians that the depthwise kernels start
+            under, in the first and in the last layer (after Trockman, Willmott and Kolter, 2023); () for none.
+        whiten: whether the patch embedding starts by whitening the patches of the training images.
         dtype: of the matrix products, "float32" or "bfloat16"; the weights are float32. A processor without
             bfloat16 instructions computes in float32, and the receipt says so.
     """
@@ -58,10 +70,15 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     crop: int = 0
-    flip: bool = False
+    flip: bool | Literal["alternate"] = False
     cutout: int = 0
     cutmix: float = 0.0
     average: float = 0.0
+    beta2: float = 0.999
+    muon: float = 0.0
+    sides: tuple[int, ...] = ()
+    envelopes: tuple[float, float] | tuple[()] = ()
+    whiten: bool = False
     dtype: str = "float32"
 
 
@@ -84,6 +101,39 @@ PAPER = Recipe(
 FAST = Recipe(
     epochs=64, batch_size=256, peak_lr=0.01, crop=4, flip=True, cutout=6, cutmix=0.9, average=0.999, dtype="bfloat16"
 )
+# For the paper's accuracy from a third of the images of FAST: within a lesson, on two cores that multiply bfloat16.
+LESSON = Recipe(
+    epochs=31,
+    batch_size=128,
+    peak_lr=0.005,
+    warmup=0.03,
+    crop=4,
+    flip="alternate",
+    cutmix=0.8,
+    average=0.998,
+    beta2=0.99,
+    muon=0.015,
+    sides=(24, 24, 24, 28, 32),
+    envelopes=(1.0, 2.5),
+    whiten=True,
+    dtype="bfloat16",
+)
+# The vision transformer, with the ConvMixer of FAST as its teacher.
+VIT = Recipe(
+    epochs=24,
+    batch_size=128,
+    peak_lr=0.003,
+    warmup=0.1,
+    label_smoothing=0,
+    crop=4,
+    flip="alternate",
+    cutmix=0.5,
+    average=0.998,
+    beta2=0.95,
+    muon=0.02,
+    whiten=True,
+    dtype="bfloat16",
+)
 
 
 def train(
@@ -94,6 +144,7 @@ def train(
     *,
     seed: int,
     evaluate: Callable[[Network], float],
+    teacher: Network | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Network, dict]:
@@ -111,12 +162,16 @@ def train(
         recipe: how to train.
         seed: of the initial weights, the order of the images, and the augmentation.
         evaluate: called once, at the end, with the trained network; what it returns goes into the receipt.
-        checkpoint: safetensors file that is written after every epoch and resumed from where it exists.
+        teacher: a network whose class probabilities for each augmented image take the place of its label (distillation:
+            Hinton et al., 2015). Halfway through the layers it also gives a hint (Romero et al., 2015): a linear map of
+            the student's features at each place is to come near to its own there, so both have the same places.
+        checkpoint: safetensors file that is written after every epoch, within one every two minutes, and resumed from
+            where it exists.
         progress: whether to show a progress bar on stderr.
 
     Returns:
-        the trained network and a JSON-ready dict: recipe, seed, versions, processor, wall time, curve, accuracy, and
-        the SHA-256 of the weights.
+        the trained network and a JSON-ready dict: recipe, seed, teacher if there is one, images processed (counted in
+        images of their own size), versions, processor, wall time, curve, accuracy, and the SHA-256 of the weights.
 
     Raises:
         ValueError: fewer images than one batch, as many labels as images are not there, a batch that the processes
@@ -137,32 +192,44 @@ def train(
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} images cannot be shared equally by {processes} processes")
-    initialize(model, torch.Generator().manual_seed(seed))
-    run = _Run(model, recipe, seed, steps * recipe.epochs)
+    initial = torch.Generator().manual_seed(seed)
+    initialize(model, initial)
+    shape_start(model, recipe, images[:2000], initial)
+    odd = torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) < 0.5  # the odd epochs mirror these
+    run = _Run(model, recipe, seed, steps * recipe.epochs, images.shape[-1], teacher)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
     bar = tqdm(
-        total=recipe.epochs * steps * recipe.batch_size,
-        initial=len(run.curve) * steps * recipe.batch_size,
+        total=round(run.costs[-1] * recipe.batch_size),
+        initial=round(run.costs[len(run.losses)] * recipe.batch_size),
         unit="image",
         unit_scale=True,
         disable=not progress or rank > 0,
     )
-    for epoch in range(len(run.curve), recipe.epochs):
+    saved = time.perf_counter()
+    for epoch in range(len(run.losses) // steps, recipe.epochs):
         bar.set_description(f"epoch {epoch + 1}/{recipe.epochs}")
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch + 1)
         order = torch.randperm(len(images), generator=generator)
         if rank:  # the same order in every process, but each augments its share in its own way
             generator.manual_seed((seed * 100_003 + epoch + 1) * 1_009 + rank)
-        start, losses = time.perf_counter(), []
         for step in range(steps):
+            start, index = time.perf_counter(), epoch * steps + step
             chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size][rank::processes]
-            losses.append(run.step(epoch * steps + step, images[chosen], labels[chosen], generator))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            bar.update(recipe.batch_size)
-        run.curve.append({"loss": sum(losses) / steps, "seconds": time.perf_counter() - start})
-        if checkpoint is not None and rank == 0:
-            run.save(Path(checkpoint))
+            batch = images[chosen]
+            if recipe.flip == "alternate":
+                mirrored = odd[chosen] == (epoch % 2 == 1)
+                batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+            x, target = run.prepare(index, batch, labels[chosen], generator)
+            if index < len(run.losses):
+                continue  # this step was taken before; all that it still has to do is draw its random numbers
+            run.step(index, x, target)
+            run.seconds[epoch] += time.perf_counter() - start
+            bar.set_postfix(loss=f"{run.losses[-1]:.3f}", refresh=False)
+            bar.update(round(run.costs[index + 1] * recipe.batch_size) - bar.n)
+            if checkpoint is not None and rank == 0 and (step == steps - 1 or time.perf_counter() - saved > SAVE_EVERY):
+                run.save(Path(checkpoint))
+                saved = time.perf_counter()
     bar.close()
     if processes > 1:  # batch statistics are each process's own; the first one's are returned everywhere
         for value in run.averaged.values():
@@ -170,65 +237,117 @@ def train(
     model.load_state_dict(run.averaged)
     model.eval()
     return model, {
-        "recipe": asdict(recipe),
-        "network": model.sizes,
-        "seed": seed,
-        "images_processed": recipe.epochs * steps * recipe.batch_size,
-        "wall_seconds": round(sum(entry["seconds"] for entry in run.curve), 1),
+        **run.identity,
+        "images_processed": round(run.costs[-1] * recipe.batch_size),
+        "wall_seconds": round(sum(run.seconds), 1),
         "processor": processor(run.device),
         "processes": processes,
         "computed_in": str(run.dtype).removeprefix("torch."),
         "versions": versions(),
-        "curve": [{name: round(value, 4) for name, value in entry.items()} for entry in run.curve],
+        "curve": [
+            {"loss": round(sum(run.losses[i * steps : (i + 1) * steps]) / steps, 4), "seconds": round(seconds, 4)}
+            for i, seconds in enumerate(run.seconds)
+        ],
         "accuracy": evaluate(model),
         "weights_sha256": weights_digest(model),
     }
 
 
 class _Forward(nn.Module):
-    """The forward pass in the dtype of the products: what DistributedDataParallel wraps."""
+    """The forward pass in the dtype of the products, and the hint: what DistributedDataParallel wraps."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: Network, dtype: torch.dtype, hint: nn.Linear | None) -> None:
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.hint = model, dtype, hint
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.hint is not None:
+            logits, features = _halfway(self.model, x, self.dtype)
+            return logits, self.hint(F.layer_norm(features, features.shape[2:]))
         if isinstance(self.model, ConvMixer):
-            return forward(self.model, x.to(self.dtype))
+            return forward(self.model, x.to(self.dtype)), None
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.model(x).float()
+            return self.model(x).float(), None
+
+
+def _halfway(model: Network, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Logits, and the features of each place (N, places, dim) that leave half of the layers; float32."""
+    if isinstance(model, ConvMixer):
+        maps = list(feature_maps(model, x.to(dtype)))  # (d, N, hw) each
+        logits, features = model.head(maps[-1].float().mean(2).T), maps[len(maps) // 2].permute(1, 2, 0)
+    else:
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            states = list(model.states(x))
+            logits, features = model.head(model.norm(states[-1])[:, 0]), states[len(states) // 2][:, 1:]
+    return logits.float(), features.float()
 
 
 class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
-    def __init__(self, model: Network, recipe: Recipe, seed: int, total_steps: int) -> None:
-        self.model, self.recipe, self.total_steps = model.train(), recipe, total_steps
-        self.identity = json.dumps({"recipe": asdict(recipe), "network": model.sizes, "seed": seed}, sort_keys=True)
+    def __init__(
+        self, model: Network, recipe: Recipe, seed: int, steps: int, own_side: int, teacher: Network | None
+    ) -> None:
+        self.model, self.recipe, self.teacher = model.train(), recipe, teacher
+        parts = recipe.sides or (own_side,)
+        self.sides = [parts[len(parts) * i // steps] for i in range(steps)]
+        costs = ((side / own_side) ** 2 for side in self.sides)  # of an image, in images of their own size
+        self.costs = list(accumulate(costs, initial=0.0))  # before each step, and of all
+        identity = {"recipe": asdict(recipe), "network": model.sizes, "seed": seed}
+        if teacher is not None:
+            identity["teacher_sha256"] = weights_digest(teacher)
+        self.identity = json.loads(json.dumps(identity))  # as it comes back from a file
         self.device = next(model.parameters()).device
         self.dtype = _products(recipe.dtype, self.device)
-        forward = _Forward(model, self.dtype)
+        self.hint = None if teacher is None else nn.Linear(model.sizes["dim"], teacher.sizes["dim"]).to(self.device)
+        if self.hint is not None:
+            initialize(self.hint, torch.Generator().manual_seed(seed))
+        forward = _Forward(model, self.dtype, self.hint)
         self.forward = DistributedDataParallel(forward) if dist.is_initialized() else forward
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim == 1]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.peak_lr, fused=True)
+        hidden = _layer_matrices(model) if recipe.muon else []
+        rest = [p for p in forward.parameters() if not any(p is q for q in hidden)]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        adam = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, recipe.beta2), fused=True)
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adam, recipe.peak_lr)]  # and the highest rate
+        if recipe.muon:
+            normalized = isinstance(model, ConvMixer)  # by the batch normalisation behind
+            self.optimizers.append((Muon(hidden, recipe.muon, fixed_norm=normalized, dtype=self.dtype), recipe.muon))
         self.averaged = deepcopy(model.state_dict())
-        self.curve: list[dict[str, float]] = []
+        self.losses: list[float] = []  # of each step
+        self.seconds = [0.0] * recipe.epochs
 
-    def step(self, index: int, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+    def prepare(self, index: int, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The images and targets of a step: all that is random about it."""
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.peak_lr * learning_rate(index / self.total_steps, recipe.warmup, recipe.final_lr)
         x = augment(normalize(images), recipe, generator)
         target = F.one_hot(labels, self.model.sizes["num_classes"]).float()
-        if index % 2 and index < recipe.cutmix * self.total_steps:
+        if index % 2 and self.costs[index] < recipe.cutmix * self.costs[-1]:
             x, target = cutmix(x, target, generator)
-        logits = self.forward(x.to(self.device))
-        loss = F.cross_entropy(logits, target.to(self.device), label_smoothing=recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
+        if recipe.sides:
+            x = F.interpolate(x, [self.sides[index]] * 2, mode="bilinear", antialias=True)
+        return x.to(self.device), target.to(self.device)
+
+    def step(self, index: int, x: Tensor, target: Tensor) -> None:
+        recipe, progress = self.recipe, self.costs[index] / self.costs[-1]
+        for optimizer, peak in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * learning_rate(progress, recipe.warmup, recipe.final_lr)
+            optimizer.zero_grad(set_to_none=True)
+        logits, hint = self.forward(x)
+        if self.teacher is not None:
+            with torch.no_grad():
+                teachers, features = _halfway(self.teacher, x, self.dtype)
+                target = teachers.softmax(1)
+                wanted = F.batch_norm(features.flatten(0, 1), None, None, training=True).view_as(features)
+        loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
+        if hint is not None:
+            loss = loss + F.mse_loss(hint, wanted)
         loss.backward()
-        self.optimizer.step()
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
         # Early on the average forgets faster, so that it does not carry the initial weights along.
         keep = min(recipe.average, (1 + index) / (10 + index))
         for name, value in self.model.state_dict().items():
@@ -236,33 +355,40 @@ class _Run:
                 self.averaged[name].lerp_(value, 1 - keep)
             else:
                 self.averaged[name].copy_(value)
-        return loss.item()
+        self.losses.append(loss.item())
 
     def save(self, path: Path) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-        tensors["curve"] = torch.tensor([list(entry.values()) for entry in self.curve], dtype=torch.float64)
-        save_tensors(path, tensors, {"run": self.identity})
+        for k, (optimizer, _) in enumerate(self.optimizers):
+            for i, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{k}.{i}.{name}": value for name, value in state.items()}
+        if self.hint is not None:
+            tensors |= {f"hint.{name}": value for name, value in self.hint.state_dict().items()}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        save_tensors(path, tensors, {"run": json.dumps(self.identity, sort_keys=True)})
 
     def load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
-            identity = (file.metadata() or {}).get("run")
-        if identity != self.identity:
+            found, wanted = (file.metadata() or {}).get("run"), json.dumps(self.identity, sort_keys=True)
+        if found != wanted:
             raise ValueError(
-                f"{path} is the checkpoint of another run, {identity}; this one is {self.identity}. "
+                f"{path} is the checkpoint of another run, {found}; this one is {wanted}. "
                 "Choose another folder, or remove the checkpoint to start over."
             )
         tensors = load_file(path, str(self.device))
         self.model.load_state_dict(_part(tensors, "model."))
         self.averaged = _part(tensors, "averaged.")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimizer.").items():
-            i, field = name.split(".")
-            state.setdefault(int(i), {})[field] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-        self.curve = [{"loss": loss, "seconds": seconds} for loss, seconds in tensors["curve"].tolist()]
+        if self.hint is not None:
+            self.hint.load_state_dict(_part(tensors, "hint."))
+        for k, (optimizer, _) in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in _part(tensors, f"optimizer.{k}.").items():
+                i, field = name.split(".")
+                state.setdefault(int(i), {})[field] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        self.losses, self.seconds = tensors["losses"].tolist(), tensors["seconds"].tolist()
 
 
 def _products(dtype: str, device: torch.device) -> torch.dtype:
@@ -279,6 +405,12 @@ def _cpu_has_bfloat16() -> bool:
     except OSError:  # not Linux: Apple's processors multiply float32 faster than PyTorch does bfloat16
         return False
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def _layer_matrices(model: Network) -> list[Tensor]:
+    """The weights of the layers that mix features: the pointwise convolutions, or the matrices of a transformer."""
+    layers = model.layers if isinstance(model, ConvMixer) else model.blocks
+    return [p for layer in layers for p in layer.parameters() if p.ndim > 1 and p.shape[1] > 1]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -305,6 +437,43 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
             module.reset_parameters()
         elif isinstance(module, ViT):
             module.reset_tokens(generator)
+
+
+def shape_start(model: Network, recipe: Recipe, images: Tensor, generator: torch.Generator) -> None:
+    """Give a network, in place, the start that a recipe's `envelopes` and `whiten` ask for.
+
+    A depthwise kernel starts as noise under a Gaussian, of norm 1. The patch embedding starts as R (Σ + 0.001 I)^(-1/2)
+    with Σ the covariance of patches of the images at the first of the recipe's sides, and R of orthogonal columns.
+
+    >>> recipe = Recipe(epochs=1, batch_size=1, peak_lr=0.1, envelopes=(1.0, 2.0), whiten=True)
+    >>> model, images = ConvMixer(64, 2), torch.randint(256, (500, 3, 32, 32), dtype=torch.uint8)
+    >>> shape_start(model, recipe, images, torch.Generator().manual_seed(0))
+    >>> round(model.layers[0].depthwise.weight[0].norm().item(), 3)
+    1.0
+    >>> round(model.embedding(normalize(images)).var((0, 2, 3)).mean().item(), 1)  # over images and places
+    1.0
+    """
+    if recipe.envelopes:
+        first, last = recipe.envelopes
+        for i, layer in enumerate(model.layers):
+            kernels = layer.depthwise.weight  # (d, 1, k, k)
+            sigma = first + (last - first) * i / max(len(model.layers) - 1, 1)
+            place = torch.arange(kernels.shape[-1]) - kernels.shape[-1] // 2
+            bell = torch.exp(-(place**2) / (2 * sigma**2))  # (k,)
+            noise = torch.randn(kernels.shape, generator=generator) * bell[:, None] * bell
+            with torch.no_grad():
+                kernels.copy_(noise / noise.flatten(1).norm(dim=1)[:, None, None, None])
+    if recipe.whiten:
+        E = model.embedding.weight  # (d, C, P, P)
+        x = normalize(images)
+        if recipe.sides:
+            x = F.interpolate(x, [recipe.sides[0]] * 2, mode="bilinear", antialias=True)
+        patches = F.unfold(x, E.shape[-1], stride=E.shape[-1]).mT.flatten(0, 1)  # (places, CPP), ordered as E is
+        values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+        whitening = vectors @ (values + 1e-3).rsqrt().diag() @ vectors.T
+        R = torch.linalg.qr(torch.randn(len(E), len(whitening), generator=generator))[0]
+        with torch.no_grad():
+            E.copy_(((len(E) / len(whitening)) ** 0.5 * R @ whitening).view_as(E))
 
 
 def learning_rate(progress: float, warmup: float, final: float = 0.0) -> float:
@@ -334,7 +503,7 @@ def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
 
     rows = torch.arange(H) + draw(0, 2 * recipe.crop)  # (N, H)
     columns = torch.arange(W) + draw(0, 2 * recipe.crop)  # (N, W)
-    if recipe.flip:
+    if recipe.flip is True:
         columns = torch.where(draw(0, 1) == 1, columns.flip(1), columns)
     padded = F.pad(x, [recipe.crop] * 4, mode="reflect") if recipe.crop else x
     image = torch.arange(N)[:, None, None]

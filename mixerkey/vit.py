@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -106,16 +108,33 @@ class ViT(nn.Module):
         self.reset_tokens()
 
     def reset_tokens(self, generator: torch.Generator | None = None) -> None:
-        """Draw the positions and the class token anew, in place."""
-        nn.init.normal_(self.positions, std=0.02, generator=generator)
-        nn.init.normal_(self.class_token, std=0.02, generator=generator)
+        """Draw the class token anew, and set the positions to waves over rows and columns; in place.
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """(N, 1 + places, dim): the class token and the patches' tokens after the last layer, normalised."""
+        Sine and cosine (Vaswani et al., 2017) let attention tell from the start how far two places are apart.
+        """
+        nn.init.normal_(self.class_token, std=0.02, generator=generator)
+        side = self.sizes["image_size"] // self.sizes["patch_size"]
+        waves = self.sizes["dim"] // 4
+        phase = torch.arange(side)[:, None] * torch.pi / 2 / 16 ** (torch.arange(waves) / waves)  # (side, waves)
+        wave = torch.cat([phase.sin(), phase.cos()], 1)
+        with torch.no_grad():
+            self.positions.zero_()  # what is left over when 4 does not divide dim
+            self.positions[:, : 4 * waves] = torch.cat([wave.repeat_interleave(side, 0), wave.repeat(side, 1)], 1)
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """The tokens (N, 1 + places, dim), the class token first: before the first layer, then after each one."""
         self.check_images(x)
         x = self.embedding(x).flatten(2).mT + self.positions  # (N, places, dim)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
-        return self.norm(self.blocks(x))
+        yield x
+        for block in self.blocks:
+            x = block(x)
+            yield x
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(N, 1 + places, dim): the class token and the patches' tokens after the last layer, normalised."""
+        *_, x = self.states(x)
+        return self.norm(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.tokens(x)[:, 0])

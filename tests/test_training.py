@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,13 +18,32 @@ from torch import Tensor
 
 from mixerkey import ConvMixer, accuracy
 from mixerkey.__main__ import RECIPES, main
-from mixerkey.convmixer import load_model
+from mixerkey.cipher import normalize
+from mixerkey.convmixer import load_model, load_pretrained
 from mixerkey.data import load_digits
+from mixerkey.fast import forward
 from mixerkey.receipts import load_receipt, weights_digest
-from mixerkey.training import DIGITS, PAPER, Recipe, augment, cutmix, learning_rate, train
+from mixerkey.training import (
+    DIGITS,
+    LESSON,
+    PAPER,
+    Recipe,
+    _halfway,
+    _Run,
+    augment,
+    cutmix,
+    initialize,
+    learning_rate,
+    shape_start,
+    train,
+)
+from mixerkey.vit import ViT
 
 FULL = Recipe(
     epochs=3, batch_size=64, peak_lr=0.01, crop=1, flip=True, cutout=2, cutmix=0.9, average=0.99, dtype="bfloat16"
+)
+SHAPED = replace(  # with everything that FULL has not
+    FULL, flip="alternate", beta2=0.99, muon=0.02, sides=(4, 6, 8), envelopes=(1.0, 2.0), whiten=True
 )
 
 
@@ -31,17 +51,30 @@ def small() -> ConvMixer:
     return ConvMixer(8, 1, 3, patch_size=2, in_channels=1)
 
 
-def run(recipe: Recipe, checkpoint: Path | None = None, seed: int = 0) -> tuple[ConvMixer, dict]:
-    images, labels = load_digits("train")
+def run(
+    recipe: Recipe, checkpoint: Path | None = None, seed: int = 0, model: Any = None, teacher: Any = None
+) -> tuple[Any, dict]:
     return train(
-        small(), images, labels, recipe, seed=seed, evaluate=lambda _: 0.5, checkpoint=checkpoint, progress=False
+        model or small(),
+        *load_digits("train"),
+        recipe,
+        seed=seed,
+        evaluate=lambda _: 0.5,
+        teacher=teacher,
+        checkpoint=checkpoint,
+        progress=False,
     )
 
 
-def test_the_same_seed_trains_the_same_network_and_another_another() -> None:
-    first, receipt = run(FULL)
-    again, _ = run(FULL)
-    other, _ = run(FULL, seed=1)
+def student() -> ViT:
+    return ViT(16, 2, 2, patch_size=2, in_channels=1, image_size=8)
+
+
+@pytest.mark.parametrize("recipe", [FULL, SHAPED])
+def test_the_same_seed_trains_the_same_network_and_another_another(recipe: Recipe) -> None:
+    first, receipt = run(recipe)
+    again, _ = run(recipe)
+    other, _ = run(recipe, seed=1)
     assert weights_digest(first) == weights_digest(again) == receipt["weights_sha256"]
     assert weights_digest(other) != weights_digest(first)
     assert not first.training
@@ -60,26 +93,34 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("every", [0, 10**6])  # seconds between checkpoints within an epoch
+@pytest.mark.parametrize(("recipe", "distilled"), [(FULL, False), (SHAPED, False), (replace(FULL, muon=0.02), True)])
 def test_a_run_that_stops_goes_on_from_its_checkpoint_to_the_same_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, distilled: bool, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, _ = run(FULL)
-    calls = 0
+    def start(checkpoint: Path | None = None) -> tuple[Any, dict]:
+        return run(recipe, checkpoint, model=student() if distilled else None, teacher=teacher if distilled else None)
 
-    def fragile(x: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        nonlocal calls
-        calls += 1
-        if calls == 16:  # in the middle of the second epoch
+    teacher, path = load_pretrained("digits"), tmp_path / "run" / "checkpoint.safetensors"
+    expected, complete = start()
+    taken: list[int] = []
+    step = _Run.step
+
+    def fragile(self: _Run, index: int, x: Tensor, target: Tensor) -> None:
+        if index == 30 and 30 not in taken:  # in the middle of the second epoch
+            taken.append(index)
             raise Killed
-        return cutmix(x, target, generator)
+        taken.append(index)
+        step(self, index, x, target)
 
-    monkeypatch.setattr("mixerkey.training.cutmix", fragile)
+    monkeypatch.setattr("mixerkey.training.SAVE_EVERY", every)
+    monkeypatch.setattr(_Run, "step", fragile)
     with pytest.raises(Killed):
-        run(FULL, tmp_path / "run" / "checkpoint.safetensors")
-    resumed, receipt = run(FULL, tmp_path / "run" / "checkpoint.safetensors")
-    assert calls > 16
+        start(path)
+    resumed, receipt = start(path)
+    assert taken == [*range(31), *range(22 if every else 30, 66)]  # an epoch has 22 steps
     assert weights_digest(resumed) == weights_digest(expected)
-    assert len(receipt["curve"]) == 3
+    assert [entry["loss"] for entry in receipt["curve"]] == [entry["loss"] for entry in complete["curve"]]
 
 
 def test_kill_minus_nine_and_resume_on_the_command_line(tmp_path: Path) -> None:
@@ -110,6 +151,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_the_recipe_of_the_paper_is_what_section_4_1_states() -> None:
     assert (PAPER.epochs, PAPER.peak_lr, PAPER.weight_decay) == (200, 0.001, 0)  # AdamW without decay is Adam
     assert {learning_rate(t / 10, PAPER.warmup, PAPER.final_lr) for t in range(11)} == {1.0}
+
+
+def test_the_recipe_of_a_lesson_keeps_to_its_images() -> None:
+    steps = LESSON.epochs * (50_000 // LESSON.batch_size)
+    shares = [(LESSON.sides[len(LESSON.sides) * i // steps] / 32) ** 2 for i in range(steps)]
+    assert LESSON.batch_size * sum(shares) <= 1_100_000
 
 
 def test_two_processes_under_torchrun_reach_what_one_reaches(tmp_path: Path) -> None:
@@ -187,6 +234,130 @@ def test_crops_and_mirror_images_are_windows_of_the_padded_image() -> None:
         assert matches
         drawn.update(matches)
     assert len(drawn) > 40  # of 50: all but a few were met
+
+
+def test_alternating_flips_show_both_sides_of_every_image_in_two_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = torch.zeros(128, 1, 8, 8, dtype=torch.uint8)
+    marked[:, :, :, 0] = torch.arange(1, 129)[:, None, None]  # the left column bears the image's number
+    seen: list[tuple[int, bool]] = []
+
+    def watching(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+        for left, right in ((x[:, 0, 0, [0, -1]] + 1) * 127.5).round().int().tolist():
+            seen.append((max(left, right), right > left))
+        return x
+
+    monkeypatch.setattr("mixerkey.training.augment", watching)
+    recipe = Recipe(epochs=4, batch_size=64, peak_lr=0.01, flip="alternate")
+    labels = torch.zeros(128, dtype=torch.int64)
+    train(small(), marked, labels, recipe, seed=0, evaluate=lambda _: 0.0, progress=False)
+    first, second, third, fourth = (dict(seen[i : i + 128]) for i in range(0, 512, 128))
+    assert len(first) == 128
+    assert 40 < sum(first.values()) < 88  # half of them begin mirrored
+    assert all(first[number] != second[number] for number in first)
+    assert (third, fourth) == (first, second)
+
+
+def test_images_of_each_size_are_counted_by_their_share_of_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = []
+
+    def watching(model: ConvMixer, x: Tensor) -> Tensor:
+        sides.append(x.shape[-1])
+        assert x.shape[-2] == x.shape[-1]
+        return forward(model, x)
+
+    monkeypatch.setattr("mixerkey.training.forward", watching)
+    _, receipt = run(Recipe(epochs=3, batch_size=64, peak_lr=0.01, sides=(4, 6, 8)))
+    steps = 1408 // 64
+    assert sides == [4] * steps + [6] * steps + [8] * steps
+    assert receipt["images_processed"] == 1408 * (16 + 36 + 64) / 64
+
+
+def test_the_learning_rate_goes_by_what_the_images_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = []
+
+    def watching(part: float, warmup: float, final: float) -> float:
+        progress.append(part)
+        return 1.0
+
+    monkeypatch.setattr("mixerkey.training.learning_rate", watching)
+    run(Recipe(epochs=3, batch_size=64, peak_lr=0.01, sides=(4, 6, 8)))
+    assert progress[:: 2 * 1408 // 64] == pytest.approx([0, 16 / 116, 52 / 116])  # Adam has two groups
+
+
+def test_the_start_is_enveloped_and_whitened() -> None:
+    recipe = replace(SHAPED, sides=())
+    model = ConvMixer(64, 2, 9, patch_size=2, in_channels=1)
+    images, _ = load_digits("train")
+    initialize(model, torch.Generator().manual_seed(0))
+    shape_start(model, recipe, images, torch.Generator().manual_seed(0))
+    place = torch.arange(9) - 4
+    for layer, sigma in zip(model.layers, recipe.envelopes, strict=True):
+        kernels = layer.depthwise.weight[:, 0]  # (d, 9, 9)
+        assert torch.allclose(kernels.flatten(1).norm(dim=1), torch.ones(64))
+        radius = place[:, None] ** 2 + place**2
+        spread = (kernels.square().mean(0) * radius).sum()  # of the square of a Gaussian, e^(-r²/σ²): σ²
+        assert spread.item() == pytest.approx(sigma**2, rel=0.3)
+    features = model.embedding(normalize(images)).movedim(1, 0).flatten(1)  # (d, N*h*w)
+    values = torch.linalg.eigvalsh(features.cov())
+    assert torch.allclose(values[:-4], torch.zeros(60), atol=1e-3)  # a patch has four pixels
+    assert torch.allclose(values[-4:], torch.full((4,), 16.0), rtol=0.1)  # and they count the same in 64 features
+
+
+def test_a_teacher_takes_the_place_of_the_labels() -> None:
+    teacher = load_pretrained("digits")
+    before = weights_digest(teacher)
+    images, labels = load_digits("train")
+    recipe = Recipe(epochs=6, batch_size=64, peak_lr=0.01, label_smoothing=0, muon=0.02, whiten=True)
+    ends = [
+        train(
+            student(),
+            images,
+            given,
+            recipe,
+            seed=0,
+            teacher=teacher,
+            progress=False,
+            evaluate=lambda trained: accuracy(trained, *load_digits("test")),
+        )
+        for given in (labels, labels.flip(0))
+    ]
+    assert weights_digest(ends[0][0]) == weights_digest(ends[1][0])
+    assert weights_digest(teacher) == before == ends[0][1]["teacher_sha256"]
+    assert ends[0][1]["accuracy"] > 0.75
+
+
+def test_the_hint_is_the_teachers_standardised_features_halfway() -> None:
+    teacher = load_pretrained("digits")  # of four layers
+    x = normalize(load_digits("test")[0][:10])
+    with torch.no_grad():
+        logits, features = _halfway(teacher, x, torch.float32)
+        assert torch.allclose(features, teacher[:5](x).flatten(2).mT, atol=1e-5)
+        assert torch.allclose(logits, teacher(x), atol=1e-4)
+        model = student()
+        logits, features = _halfway(model, x, torch.float32)
+        assert torch.allclose(logits, model(x), atol=1e-6)
+        assert torch.allclose(features, model.blocks[0](next(model.states(x)))[:, 1:], atol=1e-6)
+
+
+def test_a_checkpoint_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    run(replace(FULL, epochs=1), tmp_path / "c", model=student(), teacher=load_pretrained("digits"))
+    with pytest.raises(ValueError, match="the checkpoint of another run"):
+        run(replace(FULL, epochs=1), tmp_path / "c", model=student(), teacher=ConvMixer(64, 4, 3, 2, in_channels=1))
+
+
+def test_muon_has_the_matrices_of_the_layers_and_adam_the_rest() -> None:
+    start = small()
+    initialize(start, torch.Generator().manual_seed(0))
+    trained, _ = run(Recipe(epochs=1, batch_size=64, peak_lr=0.0, muon=0.02))
+    for (name, before), after in zip(start.named_parameters(), trained.parameters(), strict=True):
+        assert torch.equal(before, after) == (name != "3.1.weight"), name
+    untrained = student()
+    initialize(untrained, torch.Generator().manual_seed(0))
+    pupil, _ = run(Recipe(epochs=1, batch_size=64, peak_lr=0.0, muon=0.02), model=student())
+    weights = pupil.state_dict()
+    moved = {name for name, value in untrained.named_parameters() if not torch.equal(value, weights[name])}
+    layer = ("attention.qkv.weight", "attention.proj.weight", "mlp.0.weight", "mlp.2.weight")
+    assert moved == {f"blocks.{i}.{name}" for i in range(2) for name in layer}
 
 
 def test_cutout_greys_at_most_its_square() -> None:

@@ -55,6 +55,17 @@ def test_patches_and_positions_in_the_same_other_order_give_the_same_logits(
         assert torch.allclose(tokens[:, 1:], model.tokens(x)[:, 1:][:, order], rtol=0, atol=1e-9)
 
 
+def test_positions_start_as_waves_by_which_shifts_can_be_told() -> None:
+    model = ViT(64, 1, 4)
+    rows = model.positions.detach().view(8, 8, 64)
+    for dy, dx in ((0, 1), (1, 0), (2, 3)):  # the product of two places depends on how far they are apart, not on where
+        products = (rows[: 8 - dy, : 8 - dx] * rows[dy:, dx:]).sum(-1)
+        assert torch.allclose(products, products[0, 0].expand_as(products), atol=1e-4)
+    near = model.positions.detach() @ model.positions.detach().T
+    assert (near.argmax(1) == torch.arange(64)).all()
+    assert ViT(6, 1, 2).positions[:, 4:].abs().max() == 0  # two features are left over
+
+
 @pytest.mark.parametrize("sizes", [{}, {"patch_size": 2, "in_channels": 1, "num_classes": 7}])
 def test_forward_equals_timms_vit_with_the_same_weights(sizes: dict[str, int]) -> None:
     model = random_model(**sizes)

@@ -56,8 +56,7 @@ def run_node(script: str, value: object = None) -> Any:
             "const live = (name) => import(`${book}/live/${name}.js`);\n"
             f"writeFileSync(at('result.json'), JSON.stringify(await ({script}) ?? null));\n"
         )
-        quietly = "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON"  # package.json names no type: .venv's scripts lie below it
-        subprocess.run([find_node() or "node", quietly, str(folder / "run.mjs")], check=True)
+        subprocess.run([find_node() or "node", str(folder / "run.mjs")], check=True)
         return json.loads((folder / "result.json").read_text())
 
 
