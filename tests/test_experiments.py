@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib.cbook
@@ -22,6 +22,7 @@ from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrain
 from mixerkey.__main__ import main
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import classify, confusion, partly_wrong, predict, sweep
+from mixerkey.experiments import lesson
 from mixerkey.experiments.paper import (
     SMALL,
     block_sizes,
@@ -31,7 +32,9 @@ from mixerkey.experiments.paper import (
     reproduce,
     single_steps,
 )
+from mixerkey.files import write_json
 from mixerkey.receipts import Receipt, box_plot, confidence_interval, load_receipt, weights_digest
+from mixerkey.training import FAST, LESSON
 
 KEY = Key.from_seed(0, 2, 1)
 
@@ -340,6 +343,27 @@ def test_reproduce_refuses_what_it_does_not_know_and_results_of_other_weights(tm
     file.write_text(file.read_text().replace(load_receipt("digits")["weights_sha256"], "0" * 64))
     with pytest.raises(ValueError, match=r"table-1\.json holds results for another weights_sha256"):
         reproduce("digits", tmp_path, only="table 1", progress=False)
+
+
+def test_runs_of_the_lesson_are_gathered_with_their_spread_and_others_refused(tmp_path: Path) -> None:
+    def run(seed: int, folder: str | None = None, **changes: object) -> Path:
+        receipt = {"recipe": asdict(LESSON), "network": {}, "images_processed": 5, "seed": seed} | changes
+        write_json(tmp_path / (folder or str(seed)) / "cifar10.json", receipt | {"accuracy": 0.9 + seed / 100})
+        return tmp_path / (folder or str(seed))
+
+    receipt = lesson.gather([run(0), run(1), run(2)])
+    assert receipt["mean_accuracy"] == pytest.approx(0.91)
+    assert receipt["standard_deviation"] == pytest.approx(0.01)  # of a sample: over n - 1
+    assert [run["seed"] for run in receipt["runs"]] == [0, 1, 2]
+    assert receipt["recipe"]["epochs"] == LESSON.epochs
+    for folders, message in (
+        ([run(0)], "at least two seeds"),
+        ([run(0), run(0, "again")], "at least two seeds"),
+        ([run(0), run(1, "fast", recipe=asdict(FAST))], "fast has another recipe"),
+        ([run(0), run(1, "part", images_processed=4)], "part went through other images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lesson.gather(folders)
 
 
 def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> None:
