@@ -56,7 +56,9 @@ def run_node(script: str, value: object = None) -> Any:
             "const live = (name) => import(`${book}/live/${name}.js`);\n"
             f"writeFileSync(at('result.json'), JSON.stringify(await ({script}) ?? null));\n"
         )
-        subprocess.run([find_node() or "node", str(folder / "run.mjs")], check=True)
+        # package.json names no type, since .venv lies below it, with scripts of the other type.
+        quietly = "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON"
+        subprocess.run([find_node() or "node", quietly, str(folder / "run.mjs")], check=True)
         return json.loads((folder / "result.json").read_text())
 
 
