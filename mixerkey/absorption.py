@@ -73,7 +73,7 @@ def encrypt_model(
     """
     if not isinstance(key, BlockKey):
         raise ValueError("a network absorbs one key; with a key per image it must be encrypted anew for each image")
-    model = _unwrapped(model)
+    model = unwrapped(model)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ValueError(
             "a traced or scripted network keeps its weights in a graph; encrypt the module that it was made from"
@@ -509,7 +509,12 @@ def _parts(key: BlockKey) -> tuple[BlockKey, ...]:
 # Running any network
 
 
-def _unwrapped(model: Model) -> Model:
+def unwrapped(model: Model) -> Model:
+    """The network within wrappers that compile it or spread it over processors.
+
+    >>> unwrapped(nn.DataParallel(nn.ReLU()))
+    ReLU()
+    """
     while True:
         inner = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

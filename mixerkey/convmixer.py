@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from importlib.resources import as_file, files
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
 from torch import Tensor, nn
 
-from mixerkey.files import save_tensors
+from mixerkey.absorption import unwrapped
+from mixerkey.files import Entry, load_tensors, parse_json, save_tensors
 from mixerkey.vit import ViT
 
 PRETRAINED = ("cifar10", "digits")
@@ -201,8 +203,14 @@ def timm_state_dict(model: ConvMixer) -> dict[str, Tensor]:
 ARCHITECTURES: dict[str, type[ConvMixer | ViT]] = {"convmixer": ConvMixer, "vit": ViT}  # by their names in files
 
 
-def save_model(model: ConvMixer | ViT, path: str | Path) -> None:
-    """Write a network's weights, architecture and sizes to a safetensors file.
+def save_model(model: ConvMixer | ViT, path: str | Path, **metadata: str) -> None:
+    """Write a network's weights, architecture and sizes to a safetensors file, with further metadata.
+
+    Compiled and parallel wrappers are taken off.
+
+    Raises:
+        ValueError: a network that `load_model` could not read: of another class, with changed layers, or with weights
+            that are no numbers.
 
     >>> import tempfile
     >>> model = ConvMixer(8, 1, patch_size=2)
@@ -211,7 +219,17 @@ def save_model(model: ConvMixer | ViT, path: str | Path) -> None:
     ...     load_model(folder + "/model.safetensors").sizes["patch_size"]
     2
     """
-    save_tensors(path, model.state_dict(), {type(model).__name__.lower(): json.dumps(model.sizes)})
+    model = unwrapped(model)
+    name = next((name for name, kind in ARCHITECTURES.items() if isinstance(model, kind)), None)
+    if name is None:
+        raise ValueError(f"a {type(model).__name__} is no network of this package; save its state_dict instead")
+    weights = model.state_dict()
+    try:
+        _check_entries(name, model.sizes, {n: Entry(w.is_floating_point(), tuple(w.shape)) for n, w in weights.items()})
+        _check_values(weights)
+    except ValueError as error:
+        raise ValueError(f"the network could not be loaded again: {error}; undo what changed its layers") from error
+    save_tensors(path, weights, {name: json.dumps(model.sizes)} | metadata)
 
 
 def load_model(path: str | Path) -> Any:
@@ -219,23 +237,59 @@ def load_model(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a network of the package in safetensors format.
+        ValueError: the file is not a network of the package in safetensors format, or its weights are no numbers.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file at {path}")
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: str | Path) -> tuple[Any, dict[str, str]]:
+    """As `load_model`, with the file's metadata, of one reading; memory is taken only for what the header fits."""
+
+    def plan(metadata: dict[str, str], entries: dict[str, Entry]) -> tuple[ConvMixer | ViT, dict[str, str]]:
+        name = next((name for name in ARCHITECTURES if name in metadata), None)
+        if name is None:
+            raise ValueError("it does not say which network it holds")
+        sizes = parse_json(metadata[name])
+        _check_entries(name, sizes, entries)
+        return ARCHITECTURES[name](**sizes), metadata
+
     try:
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            name = next((name for name in ARCHITECTURES if name in metadata), "")
-            weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
-        model = ARCHITECTURES[name](**json.loads(metadata[name]))
+        (model, metadata), weights = load_tensors(path, plan)
         model.load_state_dict(weights)
-    except Exception as error:
+        _check_values(model.state_dict())
+    except ValueError as error:
         raise ValueError(
             f"{Path(path).name} is not a network that mixerkey saved ({error}); "
             "expected a safetensors file written by save_model"
         ) from error
-    return model.eval()
+    return model.eval(), metadata
+
+
+def _check_entries(name: str, sizes: dict[str, Any], entries: dict[str, Entry]) -> None:
+    """Refuse tensors other than those of a network of these sizes, without taking memory for one."""
+    total = sum(prod(entry.shape) for entry in entries.values())
+    for size, value in sizes.items():
+        if type(value) is not int or not 1 <= value <= (len(entries) if size == "depth" else total):
+            raise ValueError(f"its {size} is {value!r:.40}, which its {len(entries)} tensors do not bear out")
+    try:
+        with torch.device("meta"):
+            expected = ARCHITECTURES[name](**sizes).state_dict()
+    except TypeError as error:
+        raise ValueError(f"its sizes are not those of a {name}: {error}") from error
+    for n, tensor in expected.items():
+        entry = Entry(tensor.is_floating_point(), tuple(tensor.shape))
+        if entries.get(n) != entry:
+            raise ValueError(f"{n} should be {entry}, but is {entries.get(n, 'missing')}")
+    if extra := entries.keys() - expected.keys():
+        raise ValueError(f"{min(extra)} belongs to no layer of a {name}")
+
+
+def _check_values(weights: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")
+        if name.endswith("running_var") and (weight < 0).any():
+            raise ValueError(f"{name} holds a negative variance")
 
 
 def load_pretrained(name: str) -> ConvMixer:

@@ -21,6 +21,8 @@ from platformdirs import user_cache_path
 from torch import Tensor
 from tqdm import tqdm
 
+from mixerkey.files import one_line
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -118,7 +120,7 @@ def load_cifar10(split: str, *, download: bool = True) -> tuple[Tensor, Tensor]:
         digests = _digests(images.transpose(0, 2, 3, 1), labels)
     except DAMAGE as error:
         raise DataUnavailable(
-            f"{source} is damaged or not CIFAR-10 ({type(error).__name__}: {_one_line(error)}).\n"
+            f"{source} is damaged or not CIFAR-10 ({type(error).__name__}: {one_line(error)}).\n"
             "Delete it and load again, or point MIXERKEY_DATA at a complete copy."
         ) from error
     order = _order(digests)
@@ -155,10 +157,6 @@ def cache_folder() -> Path:
 def _check_split(split: str) -> None:
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _digests(images: np.ndarray, labels: np.ndarray) -> list[bytes]:
@@ -257,7 +255,7 @@ def _download(url: str, target: Path) -> Path:
                 raise DataUnavailable(f"{url} gave a damaged archive (checksum mismatch); it was deleted.\n{hint}")
         raise OSError("the connection was cut again and again; what arrived is kept, so call again to go on")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataUnavailable(f"CIFAR-10 could not be downloaded from {url} ({_one_line(error)}).\n{hint}") from error
+        raise DataUnavailable(f"CIFAR-10 could not be downloaded from {url} ({one_line(error)}).\n{hint}") from error
 
 
 def _fetch(url: str, partial: Path) -> bool:

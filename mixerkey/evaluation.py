@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,8 @@ def predict(
     """Logits of `model` for images, which are encrypted with `key` (if one is given) and normalised first.
 
     Args:
-        model: maps normalised images (N, C, H, W) to logits; used in evaluation mode, and left as it was.
+        model: maps normalised images (N, C, H, W) to logits, or to an output that holds them, such as those of
+            Hugging Face; used in evaluation mode, and left as it was.
         images: uint8 (N, C, H, W), or floating point in [0, 1].
         key: the client's key, of any kind; or a key for each image.
         batch_size: images a forward pass.
@@ -40,7 +42,7 @@ def predict(
         logits (N, num_classes) on the CPU, in the model's dtype.
 
     Raises:
-        ValueError: the images do not fit the model or the key.
+        ValueError: there are no images, they do not fit the model or the key, or it does not answer by logits.
 
     >>> from mixerkey import load_pretrained
     >>> from mixerkey.data import load_digits
@@ -49,19 +51,39 @@ def predict(
     """
     if device is not None:
         model.to(device)
-    parameter = next(model.parameters())
+    if not len(images):
+        raise ValueError("there are no images")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     was_training = model.training
     model.eval()
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     logits = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            own = key if key is None or isinstance(key, BlockKey) else key[part]
-            x = network_input(images[part].to(parameter.device), own, dtype)
-            logits.append(forward(model, x.to(parameter.dtype)).cpu())
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                part = slice(start, start + batch_size)
+                own = key if key is None or isinstance(key, BlockKey) else key[part]
+                x = network_input(images[part].to(parameter.device), own, dtype)
+                logits.append(_logits(forward(model, x.to(parameter.dtype)), len(x)).cpu())
+    finally:
+        model.train(was_training)
     return torch.cat(logits)
+
+
+def _logits(output: Any, count: int) -> Tensor:
+    """The logits in what a network returns: a tensor, an object or mapping with ``logits``, or the first of several."""
+    if not isinstance(output, Tensor):
+        output = getattr(output, "logits", output)
+    if isinstance(output, Mapping):
+        output = output.get("logits", next(iter(output.values()), None))
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
+        what = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(
+            f"the network should answer {count} images by logits ({count}, classes), but answers by {what}"
+        )
+    return output
 
 
 def accuracy(

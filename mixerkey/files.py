@@ -7,14 +7,19 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, overload
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+T = TypeVar("T")
 LARGEST_JSON = 64 * 2**20  # bytes; whatever is larger is none of ours
+LARGEST_HEADER = 4 * 2**20  # of a safetensors file: some 40,000 tensors
 # How a key file says what it is, also within safetensors; and how a key id stood in a file of its own.
 KEY_FILE = re.compile(rb'format\\?"\s*:\s*\\?"mixerkey |\A\s*[0-9a-f]{16}\s*\Z')
 
@@ -161,6 +166,67 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
     write_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
 
 
+class Entry(NamedTuple):
+    """What the header of a safetensors file says of a tensor."""
+
+    floating: bool
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{'real' if self.floating else 'whole'} numbers of shape {self.shape}"
+
+
+def load_tensors(
+    path: str | Path, plan: Callable[[dict[str, str], dict[str, Entry]], T]
+) -> tuple[T, dict[str, Tensor]]:
+    """The tensors of a safetensors file, of one opening, and what `plan` makes of its header.
+
+    Args:
+        path: the file.
+        plan: is given metadata and entries before anything else is read, and refuses by a ValueError what does not fit.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: `plan` refuses, or the file is damaged, not whole, or changes while it is read.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tensors(folder + "/a.safetensors", {"eye": torch.eye(2)}, {"about": "them"})
+    ...     load_tensors(folder + "/a.safetensors", lambda metadata, entries: (metadata, entries))[0]
+    ({'about': 'them'}, {'eye': Entry(floating=True, shape=(2, 2))})
+    """
+    path = Path(path)
+    if not path.is_file():  # nor a pipe, whose end might never come
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    with path.open("rb") as stream:
+        before = os.fstat(stream.fileno())
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if not 2 <= length <= min(before.st_size - 8, LARGEST_HEADER):
+            raise ValueError("it is no safetensors file, or not a whole one")
+        start += stream.read(length)
+        header = parse_json(start[8:])
+        metadata = header.pop("__metadata__", {})
+        try:
+            entries = {
+                name: Entry(entry["dtype"].startswith(("F", "BF")), tuple(map(int, entry["shape"])))
+                for name, entry in header.items()
+            }
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if before.st_size != len(start) + end:
+                raise ValueError(f"it has {before.st_size} bytes, and by its header {len(start) + end}")
+            if sum(prod(entry.shape) for entry in entries.values()) > end:
+                raise ValueError("its header claims more numbers than it has bytes")
+            planned = plan(metadata, entries)
+            tensors = load(start + stream.read())
+        except (LookupError, TypeError, AttributeError, SafetensorError) as error:
+            raise ValueError(f"its header is damaged: {error}") from error
+        after = os.fstat(stream.fileno())
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            raise ValueError("it changed while it was read; write it elsewhere, then move it into place")
+    return planned, tensors
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write a JSON file as `replacing` does.
 
@@ -191,12 +257,16 @@ def read_json(path: str | Path) -> dict:
         raise ValueError(f"{path} is not a complete JSON file ({error}); remove it, or copy it again") from error
 
 
-def parse_json(text: str | bytes) -> dict:
-    """The object that JSON text says, read strictly.
+@overload
+def parse_json(text: str | bytes) -> dict: ...
+@overload
+def parse_json(text: str | bytes, kind: type[list]) -> list: ...
+def parse_json(text: str | bytes, kind: type = dict) -> Any:
+    """The object that JSON text says, or the list if `kind` is list, read strictly.
 
     Raises:
-        ValueError: no JSON, no object, a field that is said twice, a number that is none or has thousands of digits,
-            or nesting that has no end.
+        ValueError: no JSON, something else, a field that is said twice, a number that is none or has thousands of
+            digits, or nesting that has no end.
 
     >>> parse_json('{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -207,9 +277,18 @@ def parse_json(text: str | bytes) -> dict:
         found = json.loads(text, object_pairs_hook=_fields, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"an object was expected, not {type(found).__name__}")
+    if not isinstance(found, kind):
+        raise ValueError(f"{'an object' if kind is dict else 'a list'} was expected, not {type(found).__name__}")
     return found
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """What others wrote, as one line that can't command a terminal.
+
+    >>> one_line("wrong\\n\\x1b[2Jkey")
+    'wrong [2Jkey'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
 
 
 def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:

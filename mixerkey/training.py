@@ -14,8 +14,6 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -23,9 +21,9 @@ from tqdm import tqdm
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import feature_maps, forward
-from mixerkey.files import save_tensors
+from mixerkey.files import Entry, load_tensors, save_tensors
 from mixerkey.muon import Muon
-from mixerkey.receipts import processor, versions, weights_digest
+from mixerkey.receipts import processor, tensors_digest, versions, weights_digest
 from mixerkey.vit import ViT
 
 Network = TypeVar("Network", bound=Any)  # a module with `sizes`
@@ -175,7 +173,7 @@ def train(
 
     Raises:
         ValueError: fewer images than one batch, as many labels as images are not there, a batch that the processes
-            cannot share equally, or a checkpoint of another run.
+            cannot share equally, or a checkpoint of another run or of other data.
 
     >>> from mixerkey.data import load_digits
     >>> recipe = Recipe(epochs=1, batch_size=64, peak_lr=0.01)
@@ -196,7 +194,8 @@ def train(
     initialize(model, initial)
     shape_start(model, recipe, images[:2000], initial)
     odd = torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) < 0.5  # the odd epochs mirror these
-    run = _Run(model, recipe, seed, steps * recipe.epochs, images.shape[-1], teacher)
+    data = tensors_digest(images, labels)
+    run = _Run(model, recipe, seed, data, steps * recipe.epochs, images.shape[-1], teacher)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
     bar = tqdm(
@@ -286,14 +285,14 @@ class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
     def __init__(
-        self, model: Network, recipe: Recipe, seed: int, steps: int, own_side: int, teacher: Network | None
+        self, model: Network, recipe: Recipe, seed: int, data: str, steps: int, own_side: int, teacher: Network | None
     ) -> None:
         self.model, self.recipe, self.teacher = model.train(), recipe, teacher
         parts = recipe.sides or (own_side,)
         self.sides = [parts[len(parts) * i // steps] for i in range(steps)]
         costs = ((side / own_side) ** 2 for side in self.sides)  # of an image, in images of their own size
         self.costs = list(accumulate(costs, initial=0.0))  # before each step, and of all
-        identity = {"recipe": asdict(recipe), "network": model.sizes, "seed": seed}
+        identity = {"recipe": asdict(recipe), "network": model.sizes, "seed": seed, "data_sha256": data}
         if teacher is not None:
             identity["teacher_sha256"] = weights_digest(teacher)
         self.identity = json.loads(json.dumps(identity))  # as it comes back from a file
@@ -370,14 +369,16 @@ class _Run:
         save_tensors(path, tensors, {"run": json.dumps(self.identity, sort_keys=True)})
 
     def load(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            found, wanted = (file.metadata() or {}).get("run"), json.dumps(self.identity, sort_keys=True)
-        if found != wanted:
-            raise ValueError(
-                f"{path} is the checkpoint of another run, {found}; this one is {wanted}. "
-                "Choose another folder, or remove the checkpoint to start over."
-            )
-        tensors = load_file(path, str(self.device))
+        wanted = json.dumps(self.identity, sort_keys=True)
+
+        def plan(metadata: dict[str, str], entries: dict[str, Entry]) -> None:
+            if metadata.get("run") != wanted:
+                raise ValueError(f"it is the checkpoint of another run, {metadata.get('run')}; this one is {wanted}")
+
+        try:
+            tensors = {name: tensor.to(self.device) for name, tensor in load_tensors(path, plan)[1].items()}
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}. Choose another folder, or remove the file to start over.") from error
         self.model.load_state_dict(_part(tensors, "model."))
         self.averaged = _part(tensors, "averaged.")
         if self.hint is not None:

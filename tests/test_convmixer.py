@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import timm.models.convmixer
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save_file
 from torch import nn
 
 from mixerkey import ConvMixer, load_pretrained
-from mixerkey.convmixer import Residual, load_model, save_model, timm_state_dict
+from mixerkey.convmixer import ARCHITECTURES, Residual, load_model, save_model, timm_state_dict
 from mixerkey.fast import fast_forward
 from mixerkey.training import initialize
 
@@ -202,13 +205,150 @@ def test_save_and_load(tmp_path: Path) -> None:
     )
 
 
+SIZES = {"dim": 4, "depth": 1, "kernel_size": 3, "patch_size": 2, "num_classes": 2, "in_channels": 1}
+VIT = {"dim": 4, "depth": 1, "heads": 2, "patch_size": 2, "num_classes": 2, "in_channels": 1, "image_size": 4}
+DAMAGED: dict[str, tuple[dict, dict, str]] = {
+    # name: changes of the sizes, of the tensors (None removes one), words of the message
+    "a network that its tensors are too few for": ({"dim": 20_000}, {}, "its dim is 20000"),
+    "a depth without end": ({"depth": 10**9}, {}, "its depth is 1000000000"),
+    "a size of many digits": ({"kernel_size": 10**4000}, {}, "its kernel_size is 1000"),
+    "no size": ({"dim": 0}, {}, "its dim is 0"),
+    "a size that is no integer": ({"dim": 4.0}, {}, "its dim is 4.0"),
+    "a size that is true": ({"depth": True}, {}, "its depth is True"),
+    "a size in words": ({"patch_size": "2"}, {}, "its patch_size is '2'"),
+    "a size that networks have not": ({"width": 1}, {}, "not those of a convmixer"),
+    "another size": ({"num_classes": 3}, {}, "should be real numbers of shape"),
+    "weights of integers": (
+        {},
+        {"0.weight": torch.zeros(4, 1, 2, 2, dtype=torch.int32)},
+        "0.weight should be real numbers",
+    ),
+    "weights of another shape": ({}, {"0.weight": torch.zeros(4, 1, 2, 1)}, "0.weight should be real numbers"),
+    "a layer is missing": ({}, {"0.weight": None}, "0.weight should be .* but is missing"),
+    "the plain matrix beside it": ({}, {"original": torch.zeros(4, 1, 2, 2)}, "original belongs to no layer"),
+    "NaN": ({}, {"0.bias": torch.tensor([0, 0, 0, torch.nan])}, "0.bias holds NaN or infinity"),
+    "infinity": ({}, {"0.bias": torch.tensor([0, 0, 0, -torch.inf])}, "0.bias holds NaN or infinity"),
+    "a negative variance": ({}, {"2.running_var": -torch.ones(4)}, "2.running_var holds a negative variance"),
+}
+
+
+def write_model(path: Path, sizes: dict, tensors: dict, name: str = "convmixer") -> None:
+    """A model file as anybody could write it."""
+    model = ARCHITECTURES[name](**(SIZES if name == "convmixer" else VIT))
+    kept = {n: t for n, t in (dict(model.state_dict()) | tensors).items() if t is not None}
+    save_file(kept, path, {name: json.dumps(model.sizes | sizes)})
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_a_model_file_that_claims_what_it_does_not_hold_is_refused_before_a_network_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    sizes, tensors, words = DAMAGED[fault]
+    write_model(tmp_path / "model.safetensors", sizes, tensors)
+    built = []
+
+    class Spy(ConvMixer):
+        def __init__(self, **sizes: int) -> None:
+            built.append(torch.get_default_device().type)
+            super().__init__(**sizes)
+
+    monkeypatch.setitem(ARCHITECTURES, "convmixer", Spy)
+    with pytest.raises(ValueError, match=rf"model\.safetensors is not a network.*{words}"):
+        load_model(tmp_path / "model.safetensors")
+    if not {"NaN", "infinity", "a negative variance"} & {fault}:
+        assert "cpu" not in built
+
+
+def test_transformers_are_held_against_their_header_too(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_model(path, {}, {}, "vit")
+    assert load_model(path).sizes == VIT
+    for sizes in ({"image_size": 8}, {"heads": 3}, {"dim": 8}, {"heads": 0}, {"depth": 2}):
+        write_model(path, sizes, {}, "vit")
+        with pytest.raises(ValueError, match="is not a network"):
+            load_model(path)
+
+
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    with pytest.raises(FileNotFoundError, match="no model file"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         load_model(path)
-    path.write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a network that mixerkey saved"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_model(tmp_path / "pipe")
+    write_model(path, {}, {})
+    good = path.read_bytes()
+    length = int.from_bytes(good[:8], "little")
+    header = good[8 : 8 + length]
+    members = {
+        b"": "no safetensors file",
+        b"not a model": "no safetensors file",
+        good[:-1]: "bytes, and by its header",
+        good + b"\0": "bytes, and by its header",
+        b"\xff" * 8 + good[8:]: "no safetensors file",
+        good[:8] + header.replace(b'"F32"', b'"F33"') + good[8 + length :]: "header is damaged",
+        good[:8] + header.replace(b"convmixer", b"convnexer") + good[8 + length :]: "which network it holds",
+        good[:8] + header.replace(b"0.bias", b"2.bias") + good[8 + length :]: "'2.bias' is there twice",
+        good[:8] + b"[" * length + good[8 + length :]: "nested too deeply|Expecting",
+    }
+    for content, words in members.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"model\.safetensors is not a network that mixerkey saved.*({words})"):
+            load_model(path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    write_model(path, {}, {})
+
+    def late(content: bytes) -> dict:
+        with path.open("r+b") as stream:
+            stream.seek(-1, 2)
+            stream.write(b"x")
+        os.utime(path, (1, 1))
+        return load(content)
+
+    monkeypatch.setattr("mixerkey.files.load", late)
+    with pytest.raises(ValueError, match="changed while it was read"):
         load_model(path)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda m: torch.compile(nn.DataParallel(m))])
+def test_wrappers_are_taken_off_before_a_network_is_saved(tmp_path: Path, wrap: Callable) -> None:
+    model = ConvMixer(**SIZES)
+    save_model(wrap(model), tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def another_layer(model: ConvMixer) -> nn.Module:
+    model[0] = nn.Conv2d(1, 4, 4, 4)
+    return model
+
+
+def a_parametrised_layer(model: ConvMixer) -> nn.Module:
+    nn.utils.parametrizations.weight_norm(model[0])
+    return model
+
+
+def not_finite(model: ConvMixer) -> nn.Module:
+    model.state_dict()["0.bias"].fill_(torch.nan)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (another_layer, "undo what changed"),
+        (a_parametrised_layer, "undo what changed"),
+        (not_finite, "NaN"),
+        (lambda model: nn.Sequential(model), "a Sequential is no network of this package"),
+    ],
+)
+def test_a_network_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path, change: Callable, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        save_model(change(ConvMixer(**SIZES)), tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_pretrained_name_is_refused() -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import stat
 import struct
 import sys
@@ -47,6 +48,7 @@ from mixerkey.__main__ import main
 from mixerkey.convmixer import load_model, save_model
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
+from mixerkey.parties import client as client_module
 from mixerkey.parties import guard, provider
 from mixerkey.parties.batching import Batcher, QueueFull
 from mixerkey.parties.client import Client, ProviderError
@@ -631,12 +633,17 @@ def test_a_stream_that_ends_early_does_no_harm(port: int) -> None:
 
 # --- the client ---
 
+CARD = {"key_id": ID, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": ["a"]}
+
 
 def answering(*responses: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """A provider that answers to the model cards by one, and to what follows by these."""
     seen: list[httpx.Request] = []
     rest = list(responses)
 
     def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json=[CARD])
         seen.append(request)
         response = rest.pop(0)
         if isinstance(response, Exception):
@@ -646,12 +653,15 @@ def answering(*responses: httpx.Response | Exception) -> tuple[httpx.MockTranspo
     return httpx.MockTransport(handle), seen
 
 
+def certain(count: int) -> httpx.Response:
+    return httpx.Response(200, json={"key_id": ID, "labels": ["a"] * count, "probabilities": [[1.0]] * count})
+
+
 def test_the_client_comes_back_after_a_503_or_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
-    good = httpx.Response(200, json={"probabilities": [[1.0]]})
     busy = httpx.Response(503, json={"detail": "busy"}, headers={"Retry-After": "3"})
-    transport, seen = answering(httpx.ConnectError("refused"), busy, httpx.ReadError("reset"), good)
+    transport, seen = answering(httpx.ConnectError("refused"), busy, httpx.ReadError("reset"), certain(1))
     with Client("http://x", KEY, transport=transport) as client:
         assert client.classify(IMAGES[:1]).tolist() == [[1.0]]
     assert len({request.content for request in seen}) == 1, "each time the same images"
@@ -659,18 +669,192 @@ def test_the_client_comes_back_after_a_503_or_a_lost_connection(monkeypatch: pyt
     assert waits[1] >= 3
 
 
+def test_clients_that_failed_together_come_back_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    for _ in range(20):
+        transport, _ = answering(httpx.ReadError("reset"), certain(1))
+        Client("http://x", KEY, transport=transport).classify(IMAGES[:1])
+    assert len(set(waits)) == 20
+
+
+def certificate() -> Exception:
+    """What httpx raises for a certificate that does not hold."""
+    error = httpx.ConnectError("certificate")
+    error.__cause__ = ssl.SSLCertVerificationError("self-signed")
+    return error
+
+
+def no_host(code: int) -> Exception:
+    error = httpx.ConnectError("no host")
+    error.__cause__ = socket.gaierror(code, "unknown")
+    return error
+
+
 @pytest.mark.parametrize(
     ("response", "message"),
     [
         (httpx.Response(401, json={"detail": "a valid token is needed"}), "401.*token is needed"),
         (httpx.Response(502, text="<html>proxy"), "502.*proxy"),
+        (httpx.Response(302, headers={"Location": "http://elsewhere/"}), "302"),
+        (httpx.Response(500, json={"detail": ["a", "list"]}), "500.*list"),
+        (httpx.Response(404, text="\x1b]0;title\x07\x1b[2Jred\n\n"), r"404\): \]0;title \[2Jred$"),
+        (httpx.Response(503, json={"detail": "busy"}, headers={"Retry-After": "86400"}), "come back in 86400 seconds"),
+        (httpx.UnsupportedProtocol("gopher"), "no answer from x: gopher"),
+        (httpx.ProxyError("407"), "no answer from x: 407"),
+        (certificate(), "no answer from x: certificate"),
+        (no_host(socket.EAI_NONAME), "no answer from x: no host"),
+        (httpx.DecodingError("gzip"), "an encoding that was not asked for"),
     ],
 )
-def test_the_client_does_not_repeat_what_was_refused(response: httpx.Response, message: str) -> None:
+def test_the_client_does_not_repeat_what_was_refused(response: httpx.Response | Exception, message: str) -> None:
     transport, seen = answering(response)
-    with Client("http://x", KEY, transport=transport) as client, pytest.raises(ProviderError, match=message):
+    with Client("http://x", KEY, transport=transport) as client, pytest.raises(ProviderError, match=message) as caught:
         client.classify(IMAGES[:1])
     assert len(seen) == 1
+    assert str(caught.value).isprintable()
+
+
+ROWS: dict[str, object] = {"key_id": ID, "labels": ["a"], "probabilities": [[1.0]]}
+
+
+NO_ROWS: list[object] = [None, [], 1, [1.0], [[1.0, 0.0]], [[1.0], [1.0]], [["a"]], [[None]], [[-1.0]], [[2.0]], {}]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"<html>",
+        b"[" * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        json.dumps(ROWS | {"key_id": OTHER}).encode(),
+        json.dumps({"probabilities": [[1.0]]}).encode(),
+        *(json.dumps(ROWS | {"probabilities": rows}).encode() for rows in NO_ROWS),
+        json.dumps(ROWS | {"probabilities": [[float("nan")]]}).encode(),
+        json.dumps(ROWS | {"probabilities": [[10**400]]}).encode(),
+        json.dumps(ROWS)[:-1].encode() + b', "probabilities": [[0.5]]}',
+    ],
+)
+def test_an_answer_that_is_none_is_said_to_be(answer: bytes) -> None:
+    transport, seen = answering(httpx.Response(200, content=answer))
+    with pytest.raises(ProviderError, match="the provider's answer can't be used: ") as caught:
+        Client("http://x", KEY, transport=transport).classify(IMAGES[:1])
+    assert str(caught.value).isprintable()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b"[{}]",
+        *(
+            json.dumps([CARD | changes]).encode()
+            for changes in (
+                {"key_id": 1},
+                {"height": 10**9},
+                {"height": 8.0},
+                {"channels": True},
+                {"classes": "ab"},
+                {"classes": ["\x1b[2J"]},
+                {"classes": [1]},
+                {"more": 1},
+            )
+        ),
+    ],
+)
+def test_cards_that_are_none_are_said_to_be(cards: bytes) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=cards))
+    with pytest.raises(ProviderError, match="does not answer by model cards: ") as caught:
+        Client("http://x", KEY, transport=transport).card()
+    assert str(caught.value).isprintable()
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LARGEST_ANSWER", 2**20)
+    taken = []
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            taken.append(1)
+            yield bytes(2**16)
+
+    transport, _ = answering(httpx.Response(200, content=endless()))
+    with (
+        Client("http://x", KEY, transport=transport) as client,
+        pytest.raises(ProviderError, match="larger than 1 MiB"),
+    ):
+        client.classify(IMAGES[:1])
+    assert len(taken) < 20
+
+
+@pytest.mark.parametrize("key", [Key.from_seed(0, 4, 1), Key.from_seed(0, 2, 3), Key.from_seed(0, 4, 3)])
+def test_a_key_for_other_blocks_than_the_models_is_refused_before_anything_is_sent(key: Key) -> None:
+    transport, seen = answering()
+    with Client("http://x", key, transport=transport) as client, pytest.raises(ValueError, match="another model's key"):
+        client.classify(IMAGES[:1])
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x:port", "http://[::1", "file:///etc/passwd", "http://\n"],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is no address"):
+        Client(url, KEY)
+
+
+@pytest.mark.parametrize("token", ["", " \n", "two words", "two\nlines", "é", "a\0b", "a\x7f"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(models: Models, token: str) -> None:
+    for take in (lambda: Client("http://x", KEY, token=token), lambda: create_app(models, token=token)):
+        with pytest.raises(ValueError, match="token") as caught:
+            take()
+        assert not token.strip() or token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "proxied"),
+    [
+        ({}, "http://provider:1", False),
+        ({"http_proxy": "http://proxy:3128"}, "http://provider:1", True),
+        ({"http_proxy": "http://proxy:3128"}, "https://provider:1", False),
+        ({"all_proxy": "http://proxy:3128"}, "https://provider:1", True),
+        ({"http_proxy": "http://proxy:3128"}, "http://127.0.0.1:8000", False),
+        ({"http_proxy": "http://proxy:3128"}, "http://[::1]:8000", False),
+        ({"http_proxy": "http://proxy:3128"}, "http://localhost:8000", False),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "localhost,[::1]"}, "http://provider:1", True),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "provider,[::1]"}, "http://provider:1", False),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "*"}, "http://provider:1", False),
+        ({"http_proxy": ""}, "http://provider:1", False),
+    ],
+)
+def test_the_environments_proxy_is_used_where_it_should_be(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, proxied: bool
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    monkeypatch.setattr(httpx, "HTTPTransport", lambda proxy: asked.append(proxy))
+    Client(url, KEY).close()
+    assert asked == [environment.get("http_proxy") or environment.get("all_proxy") if proxied else None]
+
+
+def test_a_proxy_that_cannot_be_used_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for proxy in ("socks5://127.0.0.1:1", "gopher://x", "http://[::1"):
+        monkeypatch.setenv("all_proxy", proxy)
+        with pytest.raises(ValueError, match=r"the proxy in the environment can't be used .*NO_PROXY=provider"):
+            Client("http://provider:1", KEY)
 
 
 def test_the_client_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,28 +862,28 @@ def test_the_client_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None
     transport, _ = answering(*[httpx.ConnectError("refused")] * 3)
     client = Client("http://x", KEY, tries=3, transport=transport)
     with pytest.raises(ProviderError, match="refused; gave up after 3 tries"):
-        client.card()
+        client.classify(IMAGES[:1])
 
 
 def test_the_client_sends_ciphertext_only_and_refuses_what_it_cannot_encrypt_exactly() -> None:
-    transport, seen = answering(httpx.Response(200, json={"probabilities": [[1.0]] * 4}))
+    transport, seen = answering(certain(4))
     client = Client("http://x", KEY, key_id=ID, token="secret", transport=transport)
     client.classify(IMAGES[:4])
     (request,) = seen
     assert request.content == raw(encrypt_images(IMAGES[:4], KEY))
     assert request.headers["Key-Id"] == ID
-    for wrong in (IMAGES[:4].float(), IMAGES[0]):
+    for wrong in (IMAGES[:4].float(), IMAGES[0], IMAGES[:4, :, :4]):
         with pytest.raises(ValueError, match="uint8"):
             client.classify(wrong)
+    assert client.classify(IMAGES[:0]).shape == (0, 1)
 
 
 @pytest.mark.parametrize(("key_id", "message"), [(None, "say which is yours"), ("0" * 16, "get the new key")])
 def test_the_client_says_when_no_model_is_for_its_key(key_id: str | None, message: str) -> None:
-    cards = [
-        {"key_id": i, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": ["a"]} for i in (ID, OTHER)
-    ]
-    transport, _ = answering(httpx.Response(200, json=cards))
-    client = Client("http://x", KEY, key_id=key_id, transport=transport)
+    cards = [CARD | {"key_id": i} for i in (ID, OTHER)]
+    client = Client(
+        "http://x", KEY, key_id=key_id, transport=httpx.MockTransport(lambda _: httpx.Response(200, json=cards))
+    )
     with pytest.raises(ProviderError, match=message):
         client.card()
 

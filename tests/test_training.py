@@ -145,7 +145,13 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     for recipe, seed in ((replace(FULL, peak_lr=0.02), 0), (FULL, 1)):
         with pytest.raises(ValueError, match="the checkpoint of another run"):
             run(recipe, path, seed)
+    images, labels = load_digits("train")
+    with pytest.raises(ValueError, match="the checkpoint of another run"):
+        train(small(), images.flip(0), labels, FULL, seed=0, evaluate=lambda _: 0.5, checkpoint=path, progress=False)
     assert path.read_bytes() == before
+    path.write_bytes(before[:-1])
+    with pytest.raises(ValueError, match=rf"{path}: it has .* remove the file to start over"):
+        run(FULL, path)
 
 
 def test_the_recipe_of_the_paper_is_what_section_4_1_states() -> None:

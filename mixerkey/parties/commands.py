@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images
-from mixerkey.convmixer import PRETRAINED, load_model, load_pretrained
+from mixerkey.convmixer import PRETRAINED, load_pretrained, load_with_metadata
 from mixerkey.data import CIFAR10_CLASSES, load_digits
 from mixerkey.files import keep_apart, write_file
 from mixerkey.key_files import load_key, load_key_and_id
@@ -139,7 +139,9 @@ def _encrypt_model(options: argparse.Namespace) -> None:
     keep_apart(options.out, options.model, options.key)
     key, key_id = load_named_key(options.key)
     named = options.model in PRETRAINED
-    model = load_pretrained(options.model) if named else load_model(options.model)
+    model, metadata = (load_pretrained(options.model), {}) if named else load_with_metadata(options.model)
+    if "card" in metadata:
+        raise ValueError(f"{options.model} is encrypted already; mixerkey rotate takes it to another key")
     side = options.side or SIDES.get(options.model)
     if side is None:
         raise ValueError("say how large the images are: --side 32")
@@ -203,12 +205,16 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _token(options: argparse.Namespace) -> str | None:
+    from mixerkey.parties.client import check_token
+
     if options.token_file is None:
-        return os.environ.get(TOKEN) or None
-    token = options.token_file.read_text(encoding="utf-8").strip()
-    if not token:
-        raise ValueError(f"{options.token_file} is empty; write the token into it")
-    return token
+        given = os.environ.get(TOKEN)
+        return check_token(given) if given else None
+    try:
+        with options.token_file.open("rb") as stream:
+            return check_token(stream.read(10_000).decode("utf-8-sig", "replace"))
+    except ValueError as error:
+        raise ValueError(f"{options.token_file}: {error}") from error
 
 
 def _read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from mixerkey.convmixer import ConvMixer
 from mixerkey.evaluation import predict
 from mixerkey.parties.batching import Batcher, QueueFull
+from mixerkey.parties.client import check_token
 from mixerkey.parties.guard import Gate, JSONLines, Protocol, log
 from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
 
@@ -156,7 +157,7 @@ def create_app(models: Models, *, token: str | None = None, limits: Limits | Non
         limits: by default, `Limits()`.
 
     Raises:
-        ValueError: a batch that is larger than the queue.
+        ValueError: a batch that is larger than the queue, or a token that no header can hold.
 
     >>> import tempfile
     >>> from starlette.testclient import TestClient
@@ -171,6 +172,7 @@ def create_app(models: Models, *, token: str | None = None, limits: Limits | Non
     '00d1f2e3a4b5c6d7'
     """
     limits = limits or Limits()
+    token = None if token is None else check_token(token)
     batcher = Batcher(probabilities, batch=limits.batch, queue=limits.queue)
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import secrets
@@ -9,16 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors import safe_open
+import torch
 from torch import nn
 
 from mixerkey import key_files
 from mixerkey.absorption import encrypt_model
-from mixerkey.convmixer import ConvMixer, load_model
-from mixerkey.files import save_tensors
+from mixerkey.convmixer import ConvMixer, load_with_metadata, save_model
+from mixerkey.evaluation import predict
+from mixerkey.files import parse_json
 from mixerkey.key_files import KEY_ID
 from mixerkey.keys import BlockKey
 
+LARGEST_SIDE = 1024  # of images, in pixels
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -35,7 +38,8 @@ class ModelCard:
         classes: a name for each output of the model.
 
     Raises:
-        ValueError: a key id of another form, a size below 1 or not divisible by M, no classes.
+        ValueError: a key id of another form, a size below 1, above 1,024 or not divisible by M, no classes, or a class
+            without a printable name.
 
     >>> ModelCard("00d1f2e3a4b5c6d7", 2, 1, 8, 8, ("even", "odd")).shape
     (1, 8, 8)
@@ -49,12 +53,17 @@ class ModelCard:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(KEY_ID, self.key_id):
-            raise ValueError(f"a key id is 16 hexadecimal digits, got {self.key_id!r}; keygen draws one")
-        if min(self.patch_size, *self.shape) < 1 or self.height % self.patch_size or self.width % self.patch_size:
+        if not isinstance(self.key_id, str) or not re.fullmatch(KEY_ID, self.key_id):
+            raise ValueError(f"a key id is 16 hexadecimal digits, got {str(self.key_id)[:40]!r}; keygen draws one")
+        sizes = self.patch_size, *self.shape
+        if any(type(size) is not int for size in sizes) or not 1 <= min(sizes) <= max(sizes) <= LARGEST_SIDE:
+            raise ValueError(f"need images of positive size, at most {LARGEST_SIDE} pixels a side, got {self.shape}")
+        if self.height % self.patch_size or self.width % self.patch_size:
             raise ValueError(f"need images of positive size, divisible by {self.patch_size}, got {self.shape}")
         if not self.classes:
             raise ValueError("need at least one class")
+        if not all(isinstance(name, str) and name and name.isprintable() for name in self.classes):
+            raise ValueError("a class needs a name that can be printed on one line")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -115,8 +124,7 @@ def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
     True
     """
     _check(model, card)
-    metadata = {"convmixer": json.dumps(model.sizes), "card": json.dumps(asdict(card))}
-    save_tensors(path, model.state_dict(), metadata)
+    save_model(model, path, card=json.dumps(asdict(card)))
 
 
 def load_encrypted(path: str | Path) -> tuple[ConvMixer, ModelCard]:
@@ -126,17 +134,32 @@ def load_encrypted(path: str | Path) -> tuple[ConvMixer, ModelCard]:
         FileNotFoundError: there is no such file.
         ValueError: it is not an encrypted model with a card.
     """
-    model = load_model(path)
+    model, metadata = load_with_metadata(path)
     try:
-        with safe_open(path, framework="pt") as stored:
-            fields = json.loads(stored.metadata()["card"])
-        card = ModelCard(**fields | {"classes": tuple(map(str, fields["classes"]))})
-    except (KeyError, TypeError, ValueError) as error:
+        card = read_card(parse_json(metadata.get("card", "")))
+        _check(model, card)
+    except ValueError as error:
         raise ValueError(
             f"{Path(path).name} has no usable model card ({error}); expected a file that mixerkey encrypt-model wrote"
         ) from error
-    _check(model, card)
     return model, card
+
+
+def read_card(fields: object) -> ModelCard:
+    """The card that its fields in JSON say.
+
+    Raises:
+        ValueError: fields are missing, unknown, or of other types.
+
+    >>> read_card({"key_id": "00d1f2e3a4b5c6d7"})
+    Traceback (most recent call last):
+        ...
+    ValueError: a model card has the fields key_id, patch_size, channels, height, width, classes
+    """
+    names = [field.name for field in dataclasses.fields(ModelCard)]
+    if not isinstance(fields, dict) or fields.keys() != set(names) or not isinstance(fields["classes"], list):
+        raise ValueError(f"a model card has the fields {', '.join(names)}")
+    return ModelCard(**fields | {"classes": tuple(fields["classes"])})
 
 
 def rotate_model(model: Model, old: BlockKey, new: BlockKey) -> Model:
@@ -180,3 +203,5 @@ def _check(model: ConvMixer, card: ModelCard) -> None:
     says = card.patch_size, card.channels, len(card.classes)
     if takes != says:
         raise ValueError(f"patch size, channels and classes of the model are {takes}, but its card says {says}")
+    if not predict(model, torch.zeros(1, *card.shape, dtype=torch.uint8)).isfinite().all():
+        raise ValueError("the model answers a black image with NaN or infinity")
