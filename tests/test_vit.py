@@ -15,6 +15,8 @@ from torch import nn
 from mixerkey.blocks import integrate, segment
 from mixerkey.convmixer import load_model, save_model
 from mixerkey.data import load_digits
+from mixerkey.evaluation import classify
+from mixerkey.experiments import scrambling
 from mixerkey.receipts import weights_digest
 from mixerkey.training import Recipe, train
 from mixerkey.vit import ViT, timm_state_dict
@@ -138,3 +140,21 @@ def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "checkpoint.safetensors", stop=30)  # in the middle of the second epoch
     assert run(tmp_path / "checkpoint.safetensors") == run(None)
+
+
+def test_the_right_key_and_order_are_worth_the_plain_network_and_wrong_ones_less() -> None:
+    recipe = Recipe(epochs=3, batch_size=64, peak_lr=0.01, muon=0.02, whiten=True)
+    model: Any = ViT(16, 1, 2, patch_size=2, in_channels=1, image_size=8)
+    trained, _ = train(model, *load_digits("train"), recipe, seed=0, evaluate=lambda _: 0.0, progress=False)
+    images, labels = load_digits("test")
+    right = int((classify(trained, images) == labels).sum())
+    key, order = scrambling.draw(3, 2, 1, (4, 4))
+    found = scrambling.exactness(trained, key, order, (images, labels))
+    for counts in found.values():
+        assert counts["same class"] == len(images)
+        assert counts["encrypted pair"] == right
+        assert max(counts["encrypted model, plain images"], counts["plain model, encrypted images"]) < right
+    assert found["everything"]["bits"] == pytest.approx(key.bits + order.bits, abs=0.01)
+    swept = scrambling.wrong_keys(trained, key, order, (images, labels), range(3, 6, 2))
+    for first, second in swept.values():  # seed 3 is the right one
+        assert first == right > second
