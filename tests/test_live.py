@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conftest import ROOT
-from mixerkey import Key, decrypt_images, encrypt_images, key_space_bits, normalize
+from mixerkey import ConvMixer, Key, decrypt_images, encrypt_images, encrypt_model, key_space_bits, normalize
 from mixerkey.blocks import segment
+from mixerkey.keys import BlockKey, BlockOrder, MatrixKey
 from mixerkey.receipts import box_plot, load_receipt
+from mixerkey.vit import ViT
 from tools.lab import LAB, PIECE, photo, run_node
 
 CHAPTERS = {
@@ -183,6 +186,57 @@ def test_fig_5_names_the_key_of_each_point(figure: Open) -> None:
     shown = run_node("(await live('boxplot')).boxPlot(value)", shares)
     box = box_plot(torch.tensor(list(right.values()), dtype=torch.float64) / images)
     assert shown == pytest.approx({name: float(value) for name, value in box.items()}, abs=1e-12)
+
+
+def test_the_figure_of_absorption_says_what_the_package_does(browser: Browser, site: str) -> None:
+    """For each network and change: whether it is absorbed, and which parts of the network become others."""
+    torch.manual_seed(0)
+    networks = {
+        "ConvMixer": ConvMixer(8, 1),
+        "ViT": ViT(8, 1, 2),
+        "MLP-Mixer": timm.models.MlpMixer(5, 32, patch_size=4, num_blocks=1, embed_dim=8),
+        "3 × 3 convolutions": nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.GELU(), nn.Conv2d(8, 8, 4, 4)),
+    }
+    key, order = Key.from_seed(1, 4, 3), BlockOrder.from_seed(1, 4, 3, grid=(8, 8))
+    changes = {
+        "key within blocks": key,
+        "matrix within blocks": MatrixKey.orthogonal(4, 3, seed=1),
+        "mirror image of the grid": BlockOrder(torch.arange(64).reshape(8, 8).flip(1).flatten(), 4, 3, grid=(8, 8)),
+        "any order of blocks": order,
+        "key and any order": key.then(order),
+    }
+    page = browser.new_page()
+    page.goto(f"{site}book/beyond.html")
+    says, parts = page.locator("mixer-absorb .live-says"), page.locator("mixer-absorb .live-parts li")
+    assert says.get_attribute("role") == "status"
+    heard = set()
+    for name, network in networks.items():
+        page.get_by_label(name, exact=True).check()
+        for change, scheme in changes.items():
+            page.get_by_label(change, exact=True).check()
+            marked = [parts.nth(i).evaluate("part => part.classList.contains('live-result')") for i in range(3)]
+            assert marked == parts_changed(network.eval(), scheme), (name, change)
+            assert says.inner_text().startswith("Absorbed" if any(marked) else "Not absorbed"), (name, change)
+            heard.add((name, says.inner_text()))
+    assert len(heard) == 20
+    page.get_by_label("ConvMixer", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("ViT", exact=True)).to_be_checked()
+    page.close()
+
+
+def parts_changed(network: nn.Module, scheme: BlockKey) -> list[bool]:
+    """Whether the patch embedding, positions or token mixing, and the kernels become others; none if it is refused."""
+    try:
+        other = encrypt_model(network, scheme).state_dict()
+    except ValueError:
+        return [False] * 3
+    changed = [name for name, old in network.state_dict().items() if not torch.equal(old, other[name])]
+    embedding = {name for name in changed if re.search(r"^(embedding|stem|0)\.", name)}
+    positions = {name for name in changed if re.search("position|mlp_tokens", name)}
+    kernels = set(changed) - embedding - positions
+    assert all(network.state_dict()[name].ndim == 4 for name in kernels)
+    return [bool(embedding), bool(positions), bool(kernels)]
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

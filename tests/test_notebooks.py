@@ -26,6 +26,7 @@ OPENS_WITH_A_PICTURE = [
     "model-encryption",
     "three-parties",
     "experiments",
+    "beyond",
 ]
 
 

@@ -19,7 +19,8 @@ from book._ext.quiz import QUESTIONS, load
 ROOT = Path(__file__).parent.parent
 QUIZZES = load(ROOT / "book" / "quizzes.toml")
 CHAPTERS = [
-    *("convmixer", "patch-embedding", "image-cipher", "model-encryption", "three-parties", "experiments", "breaking")
+    *("convmixer", "patch-embedding", "image-cipher", "model-encryption", "three-parties", "experiments", "breaking"),
+    "beyond",
 ]
 ONE = (
     "[[chapter]]\nquestion = 'What is $1 + 1$?'\noptions = [['right', '2', 'So it is.'], ['wrong', '3', 'Too many.']]\n"

@@ -20,7 +20,7 @@ from sphinx.application import Sphinx
 
 ROOMS = {
     "lab": ("lab",),
-    "live": ("block", "break", "keys", "patch", "proof"),
+    "live": ("absorb", "block", "break", "keys", "patch", "proof"),
     "quiz": ("quiz",),
 }
 FILES = {

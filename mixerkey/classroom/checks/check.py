@@ -1,5 +1,6 @@
 """The checkers, under the names that the exercises use: ``check.shuffle(my_shuffle)``."""
 
+from mixerkey.classroom.checks.beyond import absorbed_orders, reorder_mixing
 from mixerkey.classroom.checks.breaking import leading_flips, read_key
 from mixerkey.classroom.checks.broken_variants import balanced_flips, mended_bias
 from mixerkey.classroom.checks.convmixer import batch_norm_train, parameters, receptive_field
@@ -21,6 +22,7 @@ from mixerkey.classroom.checks.whole_network import paired
 
 __all__ = [
     "absorb",
+    "absorbed_orders",
     "balanced_flips",
     "batch_norm_train",
     "block_by_hand",
@@ -43,6 +45,7 @@ __all__ = [
     "receptive_field",
     "relative_key",
     "relative_matrix",
+    "reorder_mixing",
     "rows_by_hand",
     "shuffle",
     "unpatch",

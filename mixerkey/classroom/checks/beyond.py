@@ -1,0 +1,53 @@
+"""The exercises of chapter 8, Beyond the paper: right answers, inputs, classic mistakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from mixerkey.classroom.checks.checker import checker
+from mixerkey.classroom.checks.inputs import normal
+
+
+def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """W1, W2, c2 and an order that is not its own inverse, for several numbers of places."""
+    cases = []
+    for places in (3, 5, 16):
+        order = torch.randperm(places, generator=g)
+        while torch.equal(order, order.argsort()):
+            order = torch.randperm(places, generator=g)
+        cases.append((normal(g, 7, places), normal(g, places, 7), normal(g, places), order))
+    return cases
+
+
+@checker(
+    mixing,
+    "columns of W1, rows of W2 and entries of c2 follow the patches: PZ goes to P times what Z went to.",
+    (
+        (
+            lambda W1, W2, c2, order: (W1[:, order.argsort()], W2[order.argsort()], c2[order.argsort()]),
+            "this is the inverse order: place n now holds the patch of place order[n]",
+        ),
+        (lambda W1, W2, c2, order: (W1[:, order], W2, c2), "what goes out must be in the new order, too: W2 and c2"),
+        (lambda W1, W2, c2, order: (W1, W2[order], c2[order]), "what comes in is in the new order: columns of W1"),
+        (lambda W1, W2, c2, order: (W1[:, order], W2[order], c2), "the bias c2 belongs to places, too"),
+    ),
+)
+def reorder_mixing(W1: Tensor, W2: Tensor, c2: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return W1[:, order], W2[order], c2[order]
+
+
+@checker(
+    lambda g: [(8, 8), (2, 2), (4, 6), (3, 1), (1, 5), (1, 1)],
+    "eight for a square, four for a rectangle, two for a row, one for a single place.",
+    (
+        (lambda h, w: 8, "a rectangle is not a square: quarter turns change its shape"),
+        (lambda h, w: 8 if h == w else 4, "a grid of one row has fewer: some of these orders are the same"),
+        (lambda h, w: 4, "a square also has quarter turns"),
+        (lambda h, w: 2 if min(h, w) == 1 else 8 if h == w else 4, "a single place has one order"),
+    ),
+)
+def absorbed_orders(h: int, w: int) -> int:
+    if min(h, w) == 1:
+        return 1 if h == w else 2
+    return 8 if h == w else 4
