@@ -371,7 +371,7 @@ def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, 
     old, new, wrong = _answer(first, plain), _answer(second, encrypted), _answer(second, plain)
     if not _alike(old, new, order, key.condition):
         raise ValueError(_complaint(first, key, plain))
-    if _alike(old, wrong, None, key.condition):
+    if _alike(old, wrong, None, 1.0):
         raise ValueError(
             "the network answers plain images after encryption as before: this key protects nothing in it"
             + (", since it does not look at where blocks are" if order is not None else "")

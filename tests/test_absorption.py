@@ -349,3 +349,10 @@ def test_a_dense_output_comes_back_in_the_ciphers_order() -> None:
     opened = ORDER.inverse().act(hidden.movedim(1, -1)).movedim(-1, 1)
     assert (opened - plain).abs().max() < 1e-9
     assert (hidden - plain).abs().max() > 1e-3
+
+
+def test_a_badly_conditioned_matrix_is_taken_and_not_mistaken_for_one_that_does_nothing() -> None:
+    T = MatrixKey.orthogonal(4, 3, seed=1).matrix() * torch.logspace(0, 5, 48, dtype=torch.float64)
+    model, key = network("ConvMixer"), MatrixKey(T, 4, 3)
+    plain = outputs(model, network_input(images(), None, torch.float64))
+    assert (outputs(encrypt_model(model, key), network_input(images(), key, torch.float64)) - plain).abs().max() < 1e-6
