@@ -14,7 +14,7 @@ from book._ext.slides import Deck, draw, titles
 
 BOOK = Path(__file__).parent.parent / "book"
 TITLES = titles(BOOK)
-DECKS = ["convmixer", "patch-embedding", "image-cipher", "model-encryption", "breaking"]
+DECKS = ["convmixer", "patch-embedding", "image-cipher", "model-encryption", "breaking", "beyond"]
 
 
 def notebook(folder: Path, *cells: dict) -> Path:
@@ -39,6 +39,14 @@ def test_cells_become_slides_and_fragments(tmp_path: Path) -> None:
     assert '<pre class="output">True &lt;</pre>' in second[1]
     assert re.sub("<[^>]*>", "", second[1].split('<pre class="output">')[0]).strip() == "print(1 &lt; 2)"
     assert second[2] == "<p>last</p>\n"
+
+
+def test_code_that_is_folded_on_the_page_is_not_on_the_slide(tmp_path: Path) -> None:
+    code: dict = {"cell_type": "code", "source": "print(1)", "outputs": [{"text": ["one"]}]}
+    code["metadata"] = {"slideshow": {"slide_type": "slide"}, "tags": ["hide-input"]}
+    (slide,) = Deck(notebook(tmp_path, code), {}).slides
+    assert "print" not in "".join(slide)
+    assert "one" in "".join(slide)
 
 
 def test_blocks_are_shown_by_their_beginning_and_the_rest_is_for_the_speaker(tmp_path: Path) -> None:

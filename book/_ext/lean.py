@@ -64,6 +64,8 @@ def prepare_formulas(app: Sphinx) -> None:
     shutil.copytree(dist / "fonts", static / "fonts", ignore=no_woff2, dirs_exist_ok=True)
     shutil.copy(dist / "katex.min.css", static)
     katex.NODEJS_BINARY = NODE
+    # A socket file is there a moment before anybody listens, which stops a build; a port is tried until it answers.
+    katex.KaTeXServer.start_server_process = katex.KaTeXServer.start_network_socket
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # seconds; a busy machine is slow
     katex.KATEX_DEFAULT_OPTIONS["throwOnError"] = True
 

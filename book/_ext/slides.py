@@ -139,7 +139,8 @@ class Deck:
                 image = f'<img src="data:image/png;base64,{picture}" alt="{alt}">'
                 return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
         printed = "".join("".join(output.get("text", "")) for output in cell["outputs"]).rstrip()
-        code = highlight(source, PythonLexer(), STYLE)
+        folded = "hide-input" in cell["metadata"].get("tags", [])
+        code = "" if folded else highlight(source, PythonLexer(), STYLE)
         tables = "".join("".join(output.get("data", {}).get("text/html", "")) for output in cell["outputs"])
         return code + (f'<pre class="output">{html.escape(printed)}</pre>' if printed else "") + tables
 
