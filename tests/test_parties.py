@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,11 +24,12 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parties import DIGITS, ID, KEY, OTHER, PATIENCE, RAW, WRONG, lock, png
 from PIL import Image
-from starlette.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from strategies import SEEDS, keys
@@ -75,7 +76,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="module")
 def http(models: Models) -> Iterator[TestClient]:
-    with TestClient(create_app(models)) as client:
+    with TestClient(create_app(models), "http://localhost") as client:
         yield client
 
 
@@ -423,7 +424,7 @@ def test_outside_the_page_no_file_is_served(http: TestClient) -> None:
 )
 def test_a_token_is_asked_for_where_there_is_one(models: Models, given: str | None, status: int) -> None:
     headers = {"Authorization": given} if given else {}
-    with TestClient(create_app(models, token="secret")) as http:
+    with TestClient(create_app(models, token="secret"), "http://localhost") as http:
         assert http.get("/health").status_code == 200
         assert http.get("/v1/models", headers=headers).status_code == status
         response = http.post("/v1/classify", content=bytes(64), headers=RAW | headers)
@@ -442,7 +443,7 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back(models: Models, monke
 
     monkeypatch.setattr(provider, "probabilities", slow)
     statuses: list[int] = []
-    with TestClient(create_app(models, limits=Limits(batch=1, queue=1))) as http:
+    with TestClient(create_app(models, limits=Limits(batch=1, queue=1)), "http://localhost") as http:
 
         def ask() -> None:
             statuses.append(http.post("/v1/classify", content=bytes(64), headers=RAW).status_code)
@@ -463,26 +464,128 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back(models: Models, monke
     assert statuses == [200, 200]
 
 
-def test_more_requests_at_a_time_than_it_takes_on_are_a_503() -> None:
+def test_bodies_are_bounded_all_together(models: Models) -> None:
+    """Slow ones hold what they will need from the start; who finds no room hears it at once, and room comes back."""
+
     async def run() -> None:
-        opened = asyncio.Event()
+        app, opened = create_app(models, limits=Limits(memory=150_000)), asyncio.Event()
 
-        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def slow() -> AsyncIterator[bytes]:
             await opened.wait()
-            await JSONResponse({})(scope, receive, send)
+            yield bytes(64)
 
-        gate = guard.Gate(application, limit=2)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://x") as http:
-            accepted = [asyncio.create_task(http.get("/")) for _ in range(2)]
-            while gate.active < 2:
-                await asyncio.sleep(0)
-            refused = await asyncio.wait_for(http.get("/"), PATIENCE)
-            opened.set()
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
+        ):
+            held = [asyncio.create_task(http.post("/v1/classify", content=slow(), headers=RAW)) for _ in range(2)]
+            await asyncio.sleep(0.2)
+            refused = await asyncio.wait_for(http.post("/v1/classify", content=bytes(64), headers=RAW), PATIENCE)
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-            assert [(await answer).status_code for answer in accepted] == [200, 200]
-            assert (await http.get("/")).status_code == 200, "it counts down again"
+            assert (await http.get("/health")).status_code == 200
+            opened.set()
+            assert [(await answer).status_code for answer in held] == [200, 200]
+            assert (await http.post("/v1/classify", content=bytes(64), headers=RAW)).status_code == 200
+            too_large = await http.post("/v1/classify", content=bytes(70_000), headers=RAW)
+            assert too_large.status_code == 413
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError("can't allocate"), ValueError])
+def test_a_pass_that_fails_fails_its_request_and_no_other(
+    models: Models, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with monkeypatch.context() as patch, TestClient(create_app(models), "http://localhost") as http:
+        patch.setattr(torch, "cat", lambda *_: (_ for _ in ()).throw(error))
+        failed = http.post("/v1/classify", content=bytes(64), headers=RAW)
+        assert failed.status_code == (503 if error is MemoryError else 500)
+        assert "default-src" in failed.headers["content-security-policy"]
+        patch.undo()
+        assert http.post("/v1/classify", content=bytes(64), headers=RAW).status_code == 200
+        assert http.get("/health").status_code == 200
+
+
+def test_health_says_when_nothing_computes_any_more(models: Models) -> None:
+    app = create_app(models)
+    assert TestClient(app, "http://localhost").get("/health").status_code == 503
+    with TestClient(app, "http://localhost") as http:
+        assert http.get("/health").status_code == http.head("/health").status_code == 200
+        assert http.head("/v1/classify").status_code == 405
+
+
+def test_an_answer_that_is_no_number_is_a_500(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "probabilities", lambda model, images: torch.full((len(images), 10), torch.nan))
+    with TestClient(create_app(models), "http://localhost") as http:
+        answer = http.post("/v1/classify", content=bytes(64), headers=RAW)
+    assert answer.status_code == 500
+    assert "no number" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("192.0.2.1", 200),
+        ("[::1]:8000", 200),
+        ("provider.example:443", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+        ("[::1", 421),
+        ("*", 421),
+    ],
+)
+def test_it_answers_to_its_own_names_only(models: Models, host: str, status: int) -> None:
+    with TestClient(create_app(models, names=["Provider.example"]), "http://localhost") as http:
+        for path in ("/", "/health", "/v1/models", "/page/app.js", "/none"):
+            answer = http.get(path, headers={"Host": host})
+            assert (answer.status_code == 421) == (status == 421)
+            assert guard.HEADERS.keys() <= answer.headers.keys()
+
+
+@pytest.mark.parametrize("prefix", ["", "/mixer", "/a/b"])
+@pytest.mark.parametrize("taken_off", [True, False])
+def test_behind_a_proxy_with_a_prefix(models: Models, prefix: str, taken_off: bool) -> None:
+    with TestClient(create_app(models, prefix=prefix), "http://localhost") as http:
+        at = "" if taken_off else prefix
+        for path in ("/", "/docs", "/health", "/v1/models", "/page/app.js", "/page/palette.css", "/openapi.json"):
+            assert http.get(at + path).status_code == 200, path
+        assert http.post(f"{at}/v1/classify", content=bytes(64), headers=RAW).status_code == 200
+
+
+def test_the_last_reload_that_was_asked_for_is_the_one_that_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload that is slow, begun before a key was withdrawn, does not bring the key back."""
+    lock(KEY, ID, tmp_path / "a.safetensors")
+    lock(WRONG, OTHER, tmp_path / "b.safetensors")
+    models = Models([tmp_path])
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> tuple:
+        found = load_encrypted(path)
+        begun.set()
+        go_on.wait(PATIENCE)
+        return found
+
+    monkeypatch.setattr(provider, "load_encrypted", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(models.reload)
+        assert begun.wait(PATIENCE)
+        monkeypatch.setattr(provider, "load_encrypted", load_encrypted)
+        (tmp_path / "a.safetensors").rename(tmp_path / "withdrawn")
+        second = pool.submit(models.reload)
+        time.sleep(0.2)
+        go_on.set()
+        for reload in (first, second):
+            with suppress(OSError):
+                reload.result(PATIENCE)
+    assert list(models.served) == [OTHER]
 
 
 def test_an_answer_that_takes_too_long_is_a_503(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +596,7 @@ def test_an_answer_that_takes_too_long_is_a_503(models: Models, monkeypatch: pyt
         return torch.ones(len(images), 10)
 
     monkeypatch.setattr(provider, "probabilities", slow)
-    with TestClient(create_app(models, limits=Limits(seconds=0.05))) as http:
+    with TestClient(create_app(models, limits=Limits(seconds=0.05)), "http://localhost") as http:
         response = http.post("/v1/classify", content=bytes(64), headers=RAW)
         gate.set()
     assert response.status_code == 503
@@ -506,7 +609,7 @@ def test_an_answer_that_takes_too_long_is_a_503(models: Models, monkeypatch: pyt
 def test_while_two_models_are_served_the_key_id_chooses(tmp_path: Path) -> None:
     lock(KEY, ID, tmp_path / "a.safetensors")
     lock(WRONG, OTHER, tmp_path / "b.safetensors")
-    with TestClient(create_app(Models([tmp_path]))) as http:
+    with TestClient(create_app(Models([tmp_path])), "http://localhost") as http:
         for key, key_id in ((KEY, ID), (WRONG, OTHER)):
             body = raw(encrypt_images(IMAGES[:100], key))
             answer = http.post("/v1/classify?count=100", content=body, headers=RAW | {"Key-Id": key_id}).json()
@@ -539,9 +642,14 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 @contextmanager
 def running(models: Models, limits: Limits) -> Iterator[int]:
-    """A server in a thread; its port."""
+    """A provider in a thread; its port."""
+    with serving(make_server(create_app(models, limits=limits), limits)) as port:
+        yield port
+
+
+@contextmanager
+def serving(server: uvicorn.Server) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = make_server(models, limits=limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -572,7 +680,7 @@ def talk(port: int, *parts: bytes) -> bytes:
         return received
 
 
-HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
 
 
 def test_a_slow_body_is_a_408(port: int) -> None:
@@ -588,7 +696,7 @@ def test_headers_that_never_come_are_not_waited_for(port: int, sent: bytes) -> N
 
 def test_headers_of_a_second_request_that_never_come_are_not_waited_for(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /hea")
         while connection.recv(65_536):
@@ -611,17 +719,46 @@ def test_what_is_not_http_is_a_400(port: int, sent: bytes) -> None:
     assert talk(port, sent + b"\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-def test_idle_connections_fill_the_service_for_a_moment_only(models: Models) -> None:
-    def ask(port: int) -> bytes:
-        return talk(port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")[:12]
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is not this computer")
+def test_idle_connections_shut_nobody_else_out_and_are_closed(models: Models) -> None:
+    def ask(port: int, address: str) -> bytes:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 30, (address, 0)) as connection:
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return connection.recv(12)
+        except ConnectionResetError:
+            return b""
 
-    with running(models, Limits(connections=3, seconds=0.5)) as port:
+    with running(models, Limits(connections=6, seconds=5)) as port:
         idle = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(3)]
-        assert ask(port) == b"HTTP/1.1 503"
+        assert ask(port, "127.0.0.1") == b"", "one address has at most half of them"
+        assert ask(port, "127.0.0.2") == b"HTTP/1.1 200"
         assert [connection.recv(1) for connection in idle] == [b""] * 3, "it has closed them"
-        assert ask(port) == b"HTTP/1.1 200"
+        assert ask(port, "127.0.0.1") == b"HTTP/1.1 200"
         for connection in idle:
             connection.close()
+
+
+def test_who_does_not_read_the_answer_is_cut_off() -> None:
+    async def generous(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await Starlette()(scope, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(2**8):  # MiB
+            await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+
+    received = 0
+    with (
+        serving(make_server(generous, Limits(seconds=0.2))) as port,  # type: ignore[arg-type]
+        socket.create_connection(("127.0.0.1", port), timeout=30) as connection,
+        suppress(ConnectionResetError),
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        connection.recv(1)
+        time.sleep(2)
+        while data := connection.recv(2**20):
+            received += len(data)
+    assert received < 2**27, "it was still sending"
 
 
 def test_a_stream_that_ends_early_does_no_harm(port: int) -> None:

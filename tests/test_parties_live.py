@@ -228,8 +228,8 @@ def test_sigterm_finishes_what_was_accepted_and_accepts_nothing_more(folder: Pat
     provider = Provider(folder, folder / "a.safetensors", "--port", "0")
     body = encrypt_images(IMAGES[:1], KEY).numpy().tobytes()
     with socket.create_connection(("127.0.0.1", provider.port), timeout=PATIENCE) as connection:
-        head = "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 64"
-        connection.sendall(head.encode() + b"\r\nExpect: 100-continue\r\n\r\n")
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+        connection.sendall(head + b"Content-Length: 64\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 100"), "accepted: it waits for the body"
         connection.sendall(body[:32])
         provider.process.send_signal(signal.SIGTERM)

@@ -81,17 +81,18 @@ class Batcher:
             if not jobs:
                 self._arrived.clear()
                 continue
-            images = torch.cat([job.images for job in jobs])
-            try:
-                rows = await asyncio.to_thread(self.compute, jobs[0].model, images)
+            counts = [len(job.images) for job in jobs]
+            try:  # of a failure, of memory for one, hear those whose images were in this pass, and it goes on
+                images = torch.cat([job.images for job in jobs])
+                rows = (await asyncio.to_thread(self.compute, jobs[0].model, images)).split(counts)
             except Exception as error:
                 for job in jobs:
                     if not job.answer.done():
                         job.answer.set_exception(error)
                 continue
             self.passes += 1
-            self.images += len(images)
-            for job, answer in zip(jobs, rows.split([len(job.images) for job in jobs]), strict=True):
+            self.images += sum(counts)
+            for job, answer in zip(jobs, rows, strict=True):
                 if not job.answer.done():  # it is when the request gave up
                     job.answer.set_result(answer)
 

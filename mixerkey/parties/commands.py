@@ -104,6 +104,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--batch", type=int, default=256, help="the most images in a request or forward pass")
     command.add_argument("--queue", type=int, default=1024, help="the most images that wait; beyond it, 503")
     command.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="headers, body, answer: each")
+    command.add_argument(
+        "--name", action="append", default=[], help="a host name that it is reached by; again for more"
+    )
+    command.add_argument("--prefix", default="", metavar="/PATH", help="the path under which a proxy shows it")
     command.add_argument("--token-file", type=Path, help=f"ask clients for this bearer token; or set {TOKEN}")
 
     command = add(
@@ -183,7 +187,15 @@ def _serve(options: argparse.Namespace) -> None:
 
     limits = Limits(batch=options.batch, queue=options.queue, seconds=options.timeout)
     with suppress(KeyboardInterrupt):
-        serve(options.models, host=options.host, port=options.port, token=_token(options), limits=limits)
+        serve(
+            options.models,
+            host=options.host,
+            port=options.port,
+            token=_token(options),
+            limits=limits,
+            names=options.name,
+            prefix=options.prefix,
+        )
 
 
 def _classify(options: argparse.Namespace) -> None:

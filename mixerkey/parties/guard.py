@@ -1,4 +1,4 @@
-"""What stands between the network and the provider: bounds, deadlines, headers, and a log without secrets."""
+"""What stands between the network and the provider: names, deadlines, headers, and a log without secrets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    from mixerkey.parties.provider import Limits
 
 HEADERS = {  # the page loads nothing from elsewhere and talks to nobody else
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -17,23 +25,28 @@ HEADERS = {  # the page loads nothing from elsewhere and talks to nobody else
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
 }
 log = logging.getLogger("mixerkey.parties")
 
 
 class Gate:
-    """Takes a bounded number of requests at a time, writes one line of log for each, and sets the page's headers.
+    """Answers to its own names only, writes one line of log for each request, and sets the security headers.
 
-    The log has no header, no body, no address, and of the path only the route.
+    A page elsewhere whose name is made to point here (DNS rebinding) is refused: it comes with that name. The log has
+    no header, no body, no address, and of the path only the route. HEAD is GET without its body. The prefix under
+    which a proxy shows the service may be there or not.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit, self.active = app, limit, 0
+    def __init__(self, app: ASGIApp, names: Iterable[str], prefix: str) -> None:
+        self.app, self.names, self.prefix = app, {name.lower() for name in names}, prefix.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -45,25 +58,49 @@ class Gate:
                 ]
             await send(message)
 
-        self.active += 1
+        method = scope["method"]
+        path = scope["path"] if scope["path"].startswith(f"{self.prefix}/") else self.prefix + scope["path"]
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "root_path": self.prefix, "path": path}
         try:
-            if self.active > self.limit:
-                await JSONResponse({"detail": "busy; ask again"}, 503, {"Retry-After": "1"})(scope, receive, sending)
-            else:
+            if known(dict(scope["headers"]).get(b"host", b"").decode("latin-1"), self.names):
                 await self.app(scope, receive, sending)
+            else:
+                await JSONResponse({"detail": "this provider has another name: serve --name"}, 421)(
+                    scope, receive, sending
+                )
+        except Exception:
+            log.exception("a fault of the provider")
+            if not status:
+                await JSONResponse({"detail": "a fault of the provider; its log says which"}, 500)(
+                    scope, receive, sending
+                )
         finally:
-            self.active -= 1
-            log.info(
-                "request",
-                extra={
-                    "fields": {
-                        "method": scope["method"],
-                        "route": getattr(scope.get("route"), "path", "other"),
-                        "status": status,
-                        "ms": round(1000 * (time.perf_counter() - started), 1),
-                    }
-                },
-            )
+            fields = {
+                "method": method,
+                "route": getattr(scope.get("route"), "path", "other"),
+                "status": status or 500,
+                "ms": round(1000 * (time.perf_counter() - started), 1),
+            }
+            log.info("request", extra={"fields": fields})
+
+
+def known(host: str, names: set[str]) -> bool:
+    """Whether a Host header is an IP address or one of the names.
+
+    >>> [known(host, {"localhost"}) for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "evil.example", "")]
+    [True, True, True, False, False]
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in names:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class JSONLines(logging.Formatter):
@@ -82,31 +119,49 @@ class JSONLines(logging.Formatter):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which would wait for ever for the rest of a request's headers: this one does not."""
+    """uvicorn's HTTP/1.1 with an end to everything: to headers, to a request with its answer, to reading the answer.
 
-    seconds: float
+    uvicorn waits for ever for the rest of a request's headers, and for a client that does not read. A connection that
+    is in one of these steps for too long is cut, whatever is still to be written. Of one address it takes half of the
+    connections, so that one client alone can't shut the others out.
+    """
+
+    limits: Limits
+    addresses: Counter[str]
+    _step: object = None
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock for the first request."""
+        """Count the connection, and start the clock for the first request."""
         super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self.addresses[self._address] += 1
+        if self.addresses[self._address] > max(1, self.limits.connections // 2):
+            transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Stop the clock when the headers are there, start it again with the next request's first byte."""
+        """Start the clock anew when a request's headers are there."""
         super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Start the clock anew for the next request."""
+        super().on_response_complete()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
         super().connection_lost(exc)
+        self.addresses[self._address] -= 1
         if self._deadline:
             self._deadline.cancel()
 
     def _watch(self) -> None:
-        complete = self.cycle is not None and not self.cycle.response_complete
-        if complete and self._deadline:
-            self._deadline.cancel()
-            self._deadline = None
-        elif not complete and self._deadline is None:
-            self._deadline = self.loop.call_later(self.seconds, self.transport.close)
+        running = self.cycle is not None and not self.cycle.response_complete
+        step = self.cycle, running
+        if self._deadline is None or step != self._step:
+            if self._deadline:
+                self._deadline.cancel()
+            seconds = self.limits.seconds * (3 if running else 1)  # body, answer, and reading it
+            self._step, self._deadline = step, self.loop.call_later(seconds, self.transport.abort)

@@ -10,10 +10,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +25,7 @@ import torch
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
@@ -31,6 +34,7 @@ from torch import Tensor, nn
 
 from mixerkey.convmixer import ConvMixer
 from mixerkey.evaluation import predict
+from mixerkey.files import one_line
 from mixerkey.parties.batching import Batcher, QueueFull
 from mixerkey.parties.client import check_token
 from mixerkey.parties.guard import Gate, JSONLines, Protocol, log
@@ -38,7 +42,12 @@ from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
 
 PNG, RAW = "image/png", "application/octet-stream"
 PAGE = Path(str(files("mixerkey") / "parties" / "page"))
-PALETTE = Path(str(files("mixerkey") / "palette.css"))
+FILES = {
+    "/": PAGE / "index.html",
+    "/docs": PAGE / "docs.html",
+    "/page/palette.css": Path(str(files("mixerkey") / "palette.css")),
+}
+PASS = 2**22  # pixel values that go through a network at a time
 PROBLEMS = {
     400: "several models are served, and no Key-Id says which; or the request is no HTTP",
     401: "no token, or a wrong one",
@@ -58,9 +67,9 @@ class Limits:
     Args:
         batch: the most images in a request, and in a forward pass.
         queue: the most images that wait for a forward pass; beyond it the answer is 503.
-        requests: the most requests at a time; beyond it the answer is 503.
-        connections: the most connections at a time.
-        seconds: for a request's headers, again for its body, again for its answer.
+        connections: the most connections at a time, and from one address half of them.
+        seconds: for a request's headers, again for its body, again for its answer, and again until that is read.
+        memory: the most bytes of bodies at a time; beyond it the answer is 503, and for one body 413.
 
     Raises:
         ValueError: a limit that is not positive.
@@ -68,14 +77,14 @@ class Limits:
     >>> Limits(seconds=0)
     Traceback (most recent call last):
         ...
-    ValueError: limits must be positive, got Limits(batch=256, queue=1024, requests=128, connections=512, seconds=0)
+    ValueError: limits must be positive, got Limits(batch=256, queue=1024, connections=512, seconds=0, memory=268435456)
     """
 
     batch: int = 256
     queue: int = 1024
-    requests: int = 128
     connections: int = 512
     seconds: float = 30.0
+    memory: int = 2**28
 
     def __post_init__(self) -> None:
         if min(asdict(self).values()) <= 0:
@@ -114,25 +123,31 @@ class Models:
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = list(paths)
         self.served: dict[str, tuple[ConvMixer, ModelCard]] = {}
+        self._one = threading.Lock()
         self.reload()
 
     def reload(self) -> None:
         """Read the files, and those in the folders, again; when one is unusable everything stays as it was.
 
+        One at a time, so that the last to be asked for is the last to be served.
+
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a file is not an encrypted model, two have one key id, or there is none.
         """
-        served: dict[str, tuple[ConvMixer, ModelCard]] = {}
-        for path in self.paths:
-            for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-                model, card = load_encrypted(file)
-                if card.key_id in served:
-                    raise ValueError(f"{file.name} has the key id {card.key_id} of another model; serve one of them")
-                served[card.key_id] = model, card
-        if not served:
-            raise ValueError("there is no model to serve: name a file or a folder with .safetensors files")
-        self.served = served
+        with self._one:
+            served: dict[str, tuple[ConvMixer, ModelCard]] = {}
+            for path in self.paths:
+                for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+                    model, card = load_encrypted(file)
+                    if card.key_id in served:
+                        raise ValueError(
+                            f"{file.name} has the key id {card.key_id} of another model; serve one of them"
+                        )
+                    served[card.key_id] = model, card
+            if not served:
+                raise ValueError("there is no model to serve: name a file or a folder with .safetensors files")
+            self.served = served
 
     def choose(self, key_id: str | None) -> tuple[ConvMixer, ModelCard]:
         served = self.served
@@ -148,13 +163,107 @@ class Models:
         return served[key_id]
 
 
-def create_app(models: Models, *, token: str | None = None, limits: Limits | None = None) -> FastAPI:
+Count = Annotated[int, Query(ge=1, description="how many images the body holds")]
+KeyId = Annotated[
+    str | None, Header(alias="Key-Id", pattern=f"^{KEY_ID}$", description="needed while several models are served")
+]
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "One PNG; or count images as uint8, one after the other, each in the order "
+        "(channel, row, column).",
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (PNG, RAW)},
+    }
+}
+BEARER = HTTPBearer(auto_error=False, description="the token that the provider gave you")
+
+
+class Service:
+    """What answers the requests of one provider, within its limits."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        self.models, self.limits = models, limits
+        self.batcher = Batcher(probabilities, batch=limits.batch, queue=limits.queue)
+        self.worker: asyncio.Task | None = None
+        self.held = 0  # bytes of bodies
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self.worker = asyncio.create_task(self.batcher.run())
+        yield
+        self.worker.cancel()  # uvicorn has waited for the requests that it accepted
+
+    async def health(self) -> Health:
+        """Whether the service runs and can answer images."""
+        if self.worker is None or self.worker.done():
+            raise HTTPException(503, "nothing computes answers any more; restart the provider")
+        return Health("ok", self.batcher.waiting, self.batcher.images, self.batcher.passes)
+
+    async def cards(self) -> list[ModelCard]:
+        """The model cards: what images each model takes, its classes, and the id of the key it was encrypted with."""
+        return [card for _, card in self.models.served.values()]
+
+    async def classify(self, request: Request, count: Count = 1, key_id: KeyId = None) -> Answer:
+        """Class probabilities of encrypted images."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in (PNG, RAW):
+            raise HTTPException(415, f"send {PNG} or {RAW}, got {one_line(kind, 80) or 'no content type'}")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise HTTPException(415, "send the body as it is, without Content-Encoding")
+        if count > self.limits.batch:
+            raise HTTPException(422, f"count: a request has at most {self.limits.batch} images")
+        model, card = self.models.choose(key_id)
+        size = card.channels * card.height * card.width
+        limit = min(count * size + 65_536, self.limits.memory)
+        with self._room(limit):
+            body = await read_body(request, limit, self.limits.seconds)
+            decode = decode_png if kind == PNG else decode_raw
+            rows = await self._compute(model, await asyncio.to_thread(decode, body, count, card))
+        return Answer(card.key_id, [card.classes[i] for i in rows.argmax(1).tolist()], rows.tolist())
+
+    @contextmanager
+    def _room(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes for a body."""
+        if self.held + size > self.limits.memory:
+            raise busy()
+        self.held += size
+        try:
+            yield
+        finally:
+            self.held -= size
+
+    async def _compute(self, model: nn.Module, images: Tensor) -> Tensor:
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                rows = await self.batcher.submit(model, images)
+        except (QueueFull, TimeoutError, MemoryError):
+            raise busy() from None
+        if not rows.isfinite().all():
+            raise HTTPException(500, "the model answers these images with what is no number")
+        return rows
+
+
+def busy() -> HTTPException:
+    """A 503 that says when to come back."""
+    return HTTPException(503, "busy; ask again", {"Retry-After": "1"})
+
+
+def create_app(
+    models: Models,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    names: Iterable[str] = (),
+    prefix: str = "",
+) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         models: what it serves.
         token: if given, requests under ``/v1`` must carry it: ``Authorization: Bearer …``.
         limits: by default, `Limits()`.
+        names: the host names that it answers to, besides ``localhost`` and every IP address.
+        prefix: the path under which a proxy shows it, whether the proxy takes it off or not.
 
     Raises:
         ValueError: a batch that is larger than the queue, or a token that no header can hold.
@@ -167,117 +276,67 @@ def create_app(models: Models, *, token: str | None = None, limits: Limits | Non
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "locked.safetensors")
     ...     save_encrypted(encrypt_model(load_pretrained("digits"), Key.generate(2, 1)), card, path)
-    ...     with TestClient(create_app(Models([path]))) as http:
+    ...     with TestClient(create_app(Models([path])), "http://localhost") as http:
     ...         http.get("/v1/models").json()[0]["key_id"]
     '00d1f2e3a4b5c6d7'
     """
-    limits = limits or Limits()
-    token = None if token is None else check_token(token)
-    batcher = Batcher(probabilities, batch=limits.batch, queue=limits.queue)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        worker = asyncio.create_task(batcher.run())
-        yield
-        worker.cancel()  # uvicorn has waited for the requests that it accepted
-
+    service = Service(models, limits or Limits())
+    guard = [] if token is None else [Depends(wants(check_token(token)))]
     app = FastAPI(
         title="The Mixer Key: provider",
         version="1",
         description="Send encrypted images, get class probabilities. The provider has no key.",
-        lifespan=lifespan,
+        lifespan=service.lifespan,
         docs_url=None,  # FastAPI's page loads its scripts from the internet; page/docs.html does not
         redoc_url=None,
     )
-    app.add_middleware(Gate, limit=limits.requests)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        detail = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
-        return JSONResponse({"detail": detail}, 422)
-
-    bearer = HTTPBearer(auto_error=False, description="the token that the provider gave you")
-
-    async def authorised(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if given is None or not hmac.compare_digest(given.credentials.encode(), (token or "").encode()):
-            raise HTTPException(401, "a valid token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
-
-    guard = [Depends(authorised)] if token else []
-
-    def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
-        codes = (*codes, 401, 503) if token else (*codes, 503)
-        return {code: {"model": Problem, "description": PROBLEMS[code]} for code in sorted(codes)}
-
-    @app.get("/health", responses=problems())
-    async def health() -> Health:
-        """Whether the service runs."""
-        return Health("ok", batcher.waiting, batcher.images, batcher.passes)
-
-    @app.get("/v1/models", dependencies=guard, responses=problems())
-    async def cards() -> list[ModelCard]:
-        """The model cards: what images each model takes, its classes, and the id of the key it was encrypted with."""
-        return [card for _, card in models.served.values()]
-
-    @app.post(
-        "/v1/classify",
-        dependencies=guard,
-        responses=problems(400, 404, 408, 413, 415, 422),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "description": "One PNG; or count images as uint8, one after the other, each in the order "
-                "(channel, row, column).",
-                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (PNG, RAW)},
-            }
-        },
-    )
-    async def classify(
-        request: Request,
-        count: Annotated[int, Query(ge=1, le=limits.batch, description="how many images the body holds")] = 1,
-        key_id: Annotated[
-            str | None,
-            Header(alias="Key-Id", pattern=f"^{KEY_ID}$", description="needed while several models are served"),
-        ] = None,
-    ) -> Answer:
-        """Class probabilities of encrypted images."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in (PNG, RAW):
-            raise HTTPException(415, f"send {PNG} or {RAW}, got {kind or 'no content type'}")
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise HTTPException(415, "send the body as it is, without Content-Encoding")
-        model, card = models.choose(key_id)
-        size = card.channels * card.height * card.width
-        body = await read_body(request, limits.batch * size + 65_536, limits.seconds)
-        images = decode_png(body, count, card) if kind == PNG else decode_raw(body, count, card)
-        try:
-            async with asyncio.timeout(limits.seconds):
-                rows = await batcher.submit(model, images)
-        except (QueueFull, TimeoutError):
-            raise HTTPException(503, "busy; ask again", {"Retry-After": "1"}) from None
-        return Answer(card.key_id, [card.classes[i] for i in rows.argmax(1).tolist()], rows.tolist())
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> FileResponse:
-        return FileResponse(PAGE / "docs.html")
-
-    @app.get("/page/palette.css", include_in_schema=False)
-    async def palette() -> FileResponse:
-        return FileResponse(PALETTE)
-
+    app.add_middleware(Gate, names=("localhost", *names), prefix=prefix)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_api_route("/health", service.health, responses=problems(503))
+    for path, answer, methods, extra, codes in (
+        ("/v1/models", service.cards, ["GET"], None, ()),
+        ("/v1/classify", service.classify, ["POST"], BODY, (400, 404, 408, 413, 415, 422, 503)),
+    ):
+        shown = problems(*codes, *([401] if guard else []))
+        app.add_api_route(path, answer, methods=methods, dependencies=guard, responses=shown, openapi_extra=extra)
+    for path, file in FILES.items():
+        app.add_route(path, show(file), include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE))
     return app
 
 
+def wants(token: str) -> Callable:
+    """A dependency that lets requests through that carry this bearer token."""
+
+    async def authorised(given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise HTTPException(401, "a valid token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+
+    return authorised
+
+
+def show(file: Path) -> Callable[[Request], Response]:
+    """A route that answers by this file."""
+    return lambda request: FileResponse(file)
+
+
+def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description: what a route may answer besides 200."""
+    return {code: {"model": Problem, "description": PROBLEMS[code]} for code in sorted(codes)}
+
+
+async def invalid(request: Request, error: Exception) -> JSONResponse:
+    """A 422 that says which parameter is wrong."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    return JSONResponse({"detail": "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in found)}, 422)
+
+
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """(N, classes), float32, of encrypted uint8 images (N, C, H, W)."""
-    return predict(model, images).softmax(1)
+    return predict(model, images, batch_size=max(1, PASS // images[0].numel())).softmax(1)
 
 
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytearray:
     """The request's body, at most `limit` bytes, within `seconds`.
 
     Raises:
@@ -298,10 +357,10 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         raise HTTPException(408, f"the body did not arrive within {seconds:g} seconds", close) from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection ended before the body did") from None
-    return bytes(body)
+    return body
 
 
-def decode_raw(body: bytes, count: int, card: ModelCard) -> Tensor:
+def decode_raw(body: bytes | bytearray, count: int, card: ModelCard) -> Tensor:
     """uint8 (count, C, H, W) from bytes in this order.
 
     Raises:
@@ -318,10 +377,10 @@ def decode_raw(body: bytes, count: int, card: ModelCard) -> Tensor:
             f"got {len(body)} bytes, expected {expected}: {count} image(s) of shape {card.shape} as uint8, "
             "one byte a pixel and channel; say in ?count= how many there are",
         )
-    return torch.from_numpy(np.frombuffer(body, np.uint8).reshape(count, *card.shape).copy())
+    return torch.frombuffer(bytearray(body), dtype=torch.uint8).view(count, *card.shape)
 
 
-def decode_png(body: bytes, count: int, card: ModelCard) -> Tensor:
+def decode_png(body: bytes | bytearray, count: int, card: ModelCard) -> Tensor:
     """uint8 (1, C, H, W) from a PNG of the card's size, 8-bit grey (C = 1) or RGB (C = 3).
 
     Size and mode are checked before anything is decompressed, so a small file can't become a large picture.
@@ -349,18 +408,18 @@ def decode_png(body: bytes, count: int, card: ModelCard) -> Tensor:
             pixels = np.array(image)  # (H, W) or (H, W, C)
     except HTTPException:
         raise
-    except Exception as error:  # Pillow raises a dozen kinds on damaged files
-        raise HTTPException(422, f"this is not a complete PNG: {error}") from error
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files, some with addresses in memory
+        raise HTTPException(422, "this is not a complete PNG") from error
     return torch.from_numpy(pixels.reshape(card.height, card.width, card.channels)).permute(2, 0, 1)[None].contiguous()
 
 
-def make_server(models: Models, *, token: str | None = None, limits: Limits | None = None) -> uvicorn.Server:
-    """A uvicorn server for `create_app`, with the limits that are uvicorn's to keep; `serve` runs it."""
+def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
+    """A uvicorn server for an application, with the limits that are uvicorn's to keep; `serve` runs it."""
     limits = limits or Limits()
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(models, token=token, limits=limits),
-            http=type("Protocol", (Protocol,), {"seconds": limits.seconds}),
+            app,
+            http=type("Limited", (Protocol,), {"limits": limits, "addresses": Counter()}),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -372,6 +431,27 @@ def make_server(models: Models, *, token: str | None = None, limits: Limits | No
     )
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at a name or an address of either version of IP.
+
+    Raises:
+        ValueError: no port, or no such host.
+        OSError: the address is in use, or not this computer's.
+
+    >>> with listen("127.0.0.1", 0) as listener:
+    ...     listener.getsockname()[0]
+    '127.0.0.1'
+    """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"a port is 0 to 65535, got {port}")
+    try:
+        (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ValueError(f"there is no host {one_line(host)} to listen on: {error}") from error
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, dualstack_ipv6=both)
+
+
 def serve(
     paths: Iterable[str | Path],
     *,
@@ -379,27 +459,30 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     limits: Limits | None = None,
+    names: Iterable[str] = (),
+    prefix: str = "",
 ) -> None:
     """Serve encrypted models until SIGINT or SIGTERM, which finish what was accepted; SIGHUP reads them again.
 
     Args:
         paths: files that ``mixerkey encrypt-model`` wrote, or folders of such files.
-        host: the address to listen on; "0.0.0.0" for a classroom's network.
+        host: the address to listen on; "0.0.0.0" for a classroom's network, "::" for IPv6 too.
         port: 0 for any that is free; the log's first line says which.
-        token: see `create_app`.
-        limits: see `create_app`.
+        token, limits, prefix: see `create_app`.
+        names: see `create_app`; the names of `host` and of this computer are known.
 
     Raises:
-        FileNotFoundError, ValueError: see `Models.reload`.
+        FileNotFoundError, ValueError: see `Models.reload` and `create_app`; or no such host or port.
         OSError: the address is in use.
     """
     limits = limits or Limits()
     models = Models(Path(path) for path in paths)
-    listener = socket.create_server((host, port))
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JSONLines())
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    server = make_server(models, token=token, limits=limits)
+    app = create_app(models, token=token, limits=limits, names=(host, *own_names(), *names), prefix=prefix)
+    listener = listen(host, port)
+    write_log()
+    server = make_server(app, limits)
+    where, bound = listener.getsockname()[:2]
+    address = f"[{where}]" if ":" in where else where
 
     async def reload() -> None:
         try:
@@ -419,10 +502,24 @@ def serve(
 
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
-        where, bound = listener.getsockname()[:2]
-        log.info(
-            "listening", extra={"fields": {"url": f"http://{where}:{bound}", "pid": os.getpid(), **asdict(limits)}}
-        )
+        fields = {"url": f"http://{address}:{bound}{prefix}", "pid": os.getpid(), **asdict(limits)}
+        log.info("listening", extra={"fields": fields})
+        if token is None and not ip_address(where).is_loopback:
+            log.warning("everyone who reaches this address may ask: set a token")
         await server.serve(sockets=[listener])
 
     asyncio.run(main())
+
+
+def own_names() -> list[str]:
+    """What this computer is called on its network."""
+    name = socket.gethostname().lower()
+    return [name, f"{name.partition('.')[0]}.local"]
+
+
+def write_log() -> None:
+    """Everything that is logged, warnings too, as lines of JSON on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONLines())
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.captureWarnings(True)
