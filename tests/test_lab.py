@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -431,7 +432,7 @@ def test_the_whole_journey_by_keyboard(page: Page) -> None:
     expect(page.locator("#lab-pair-0 strong")).to_contain_text("automobile")
     expect(page.locator("#lab-pair-3 strong")).to_have_text(page.locator("#lab-pair-0 strong").inner_text())
     expect(page.locator("#lab-answers-said")).to_contain_text("Plain image, plain model: automobile")
-    expect(page.locator("#lab-answers")).to_be_focused()
+    expect(page.locator("#lab-short")).to_be_focused()
     tab_to(page, "#lab-images")
     page.keyboard.press("Home")
     expect(page.locator("#lab-images-count")).to_have_text("1")
@@ -445,6 +446,88 @@ def test_the_whole_journey_by_keyboard(page: Page) -> None:
     if counts == ["48", "48"]:
         assert torch.equal(pixels(page, "#lab-by-attacker"), samples()[1])
     assert page.locator("#lab-attack").evaluate("(e) => e === document.activeElement")
+
+
+def test_the_stage_stays_in_sight_and_marks_right_and_wrong(page: Page) -> None:
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        for target in ("#lab-samples", "#lab-generate", "#lab-attack"):
+            page.locator(target).evaluate("(e) => e.scrollIntoView({ behavior: 'instant' })")
+            stage, seen = page.locator("#lab-stage").bounding_box(), page.locator(target).bounding_box()
+            assert stage
+            assert seen
+            assert 0 <= stage["y"] < 120, "the stage is gone"
+            assert seen["y"] >= stage["y"] + stage["height"] - 1, f"the stage covers {target}"
+            assert stage["height"] < 844 / 3
+    page.locator("#lab-samples button").nth(1).click()
+    assert page.locator("#lab-samples [aria-pressed=true]").get_attribute("title") == "automobile, CIFAR-10"
+    page.locator("#lab-fetch").click()
+    lines = page.locator("#lab-short li")
+    expect(lines).to_have_count(4)
+    texts = lines.all_inner_texts()
+    for i, text in enumerate(texts):
+        assert text.endswith("right") == ("automobile" in text)
+        assert i not in (0, 3) or text.endswith("right")
+
+
+def test_reload_and_back_begin_anew(page: Page, site: str) -> None:
+    for away in ("reload", "back"):
+        page.locator("[name=lab-M][value='8']").check()
+        page.locator("#lab-flip").uncheck()
+        page.locator("#lab-images").fill("7")
+        page.locator("#lab-fraction-1").fill("90")
+        if away == "reload":
+            page.reload()
+        else:
+            page.goto(f"{site}book/notation.html")
+            page.go_back()
+        expect(page.locator("#lab-samples button").last).to_be_visible()
+        M = page.locator("[name=lab-M]:checked").get_attribute("value")
+        expect(page.locator("#lab-key-size")).to_contain_text(f"Blocks of {M} × {M}")
+        count, wrong = page.locator("#lab-images").input_value(), page.locator("#lab-fraction-1").input_value()
+        expect(page.locator("#lab-images-count")).to_have_text(count)
+        expect(page.locator(".lab-wrong").first).to_contain_text(f"{wrong} %")
+        flips = page.locator("#lab-numbers td:nth-child(5)").all_inner_texts()
+        assert page.locator("#lab-flip").is_checked() or set(flips) == {"0"}
+
+
+@in_node
+def test_the_keys_that_an_eye_chooses_from_are_the_relatives_of_the_found_one() -> None:
+    """Turned, mirrored and negative blocks, and exchanged colours: what each shows is the block itself, rearranged."""
+    key, image = Key.from_seed(4, 4, 3), samples()[SHIP]
+    script = """(async () => {
+      const { coloured, turned } = await lab("key");
+      return { turned: turned(value), coloured: coloured(value) };
+    })()"""
+    result = run_node(script, as_js(key))
+    encrypted, block = encrypt_images(image, key), slice(0, 4)
+
+    def shown(relative: dict[str, Any]) -> Tensor:
+        return decrypt_images(encrypted, Key(relative["v"], relative["r"], 4, 3))[:, block, block]
+
+    plain = image[:, block, block]
+    turns = [torch.rot90(side, k, (1, 2)) for side in (plain, plain.mT) for k in range(4)]
+    wanted = {tuple(view.flatten().tolist()) for turn in turns for view in (turn, 255 - turn)}
+    assert {tuple(shown(relative).flatten().tolist()) for relative in result["turned"]} == wanted
+    colours = {tuple(plain[list(order)].flatten().tolist()) for order in itertools.permutations(range(3))}
+    assert {tuple(shown(relative).flatten().tolist()) for relative in result["coloured"]} == colours
+    for first in ("turned", "coloured"):
+        assert result[first][0]["v"] == as_js(key)["v"]
+
+
+def test_an_eye_chooses_among_the_candidates(page: Page) -> None:
+    page.locator("#lab-attack").click()
+    expect(page.locator("#lab-attack-status")).to_contain_text("Done, from 100 ciphertexts")
+    expect(page.locator("#lab-turned button")).to_have_count(16)
+    expect(page.locator("#lab-coloured button")).to_have_count(6)
+    before, counts = pixels(page, "#lab-by-attacker"), page.locator("#lab-found-counts")
+    flips = int(re.findall(r"(\d+) of 48 flips", counts.inner_text())[0])
+    page.locator("#lab-turned button").nth(8).click()  # the negative
+    assert torch.equal(pixels(page, "#lab-by-attacker"), 255 - before)
+    expect(page.locator("#lab-attack-status")).to_contain_text("Chosen: ")
+    expect(counts).to_contain_text(f"{48 - flips} of 48 flips correct")
+    page.locator("#lab-samples button").nth(1).click()
+    expect(page.locator("#lab-relatives")).to_be_hidden()
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,8 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conftest import ROOT
-from mixerkey import ConvMixer, Key, decrypt_images, encrypt_images, encrypt_model, key_space_bits, normalize
+from mixerkey import (
+    ConvMixer,
+    Key,
+    decrypt_images,
+    encrypt_images,
+    encrypt_model,
+    key_space_bits,
+    load_pretrained,
+    normalize,
+    patch_matrix,
+)
 from mixerkey.blocks import segment
+from mixerkey.evaluation import predict
 from mixerkey.keys import BlockKey, BlockOrder, MatrixKey
 from mixerkey.receipts import box_plot, load_receipt
 from mixerkey.vit import ViT
@@ -28,6 +40,7 @@ CHAPTERS = {
     "block": "image-cipher",
     "proof": "model-encryption",
     "keys": "experiments",
+    "zoom": "convmixer",
 }
 Open = Callable[..., Page]
 
@@ -47,6 +60,8 @@ def figure(browser: Browser, site: str) -> Iterator[Open]:
         page.on("response", lambda response: complaints.append(response.url) if response.status >= 400 else None)
         page.goto(f"{site}book/{CHAPTERS[name]}.html")
         expect(page.locator(f"mixer-{name} .live-says")).not_to_be_empty()
+        if name == "zoom":
+            page.locator("mixer-zoom").evaluate("figure => figure.fetchNetwork()")
         return page
 
     yield open_page
@@ -129,37 +144,98 @@ def test_a_pixel_out_of_range_becomes_the_nearest(figure: Open) -> None:
         expect(field).to_have_value(becomes)
 
 
-ALL_STEPS = """figure => Array.from({ length: figure.steps }, (_, step) => {
-  figure.go(step);
-  const read = (cell) => Number(cell.textContent.replace("−", "-"));
-  const row = (row) => [...row.cells].filter((cell) => cell.textContent).map(read);
-  const tables = [...figure.querySelectorAll("table")].map((table) => [...table.rows].map(row));
-  return [figure.querySelector(".live-title").textContent, figure.says.textContent, tables];
-})"""
+# A step of the proof as it is drawn: by place, the pixels and the rows of E; the sum and z; are threads straight?
+DRAWN = r"""figure => {
+  const number = (text) => Number(text.textContent.replace("−", "-"));
+  const numbers = (group) => [...group.querySelectorAll("text")].map(number);
+  const height = (group) => group.querySelector("text").getAttribute("y");
+  const byPlace = (name) =>
+    [...figure.querySelectorAll(`.proof-${name}`)].sort((a, b) => height(a) - height(b)).map(numbers);
+  const ends = [...figure.querySelectorAll(".proof-thread")].map((path) => path.getAttribute("d").match(/[\d.]+/g));
+  return {
+    x: byPlace("x").flat(), E: byPlace("E"), sum: byPlace("sum")[0], z: byPlace("z")[0],
+    verdict: figure.querySelector(".proof-verdict").textContent,
+    straight: ends.every((numbers) => numbers[1] === numbers.at(-1)),
+    terms: [...figure.querySelectorAll(".proof-term")].map((term) => term.textContent),
+  };
+}"""
 
 
-def test_the_proof_multiplies_every_entry(figure: Open) -> None:
-    page = figure("proof")
-    known: dict[str, torch.Tensor] = {}
-    for another in (False, True):
+def test_the_proof_draws_five_products(figure: Open) -> None:
+    page = figure("proof", reduced_motion="reduce")
+    for another in range(4):
         if another:
-            go(page, 0)
             page.get_by_role("button", name="Another key").click()
-        for title, words, (left, right, result) in page.locator("mixer-proof").evaluate(ALL_STEPS):
-            product = torch.tensor(left) @ torch.tensor(right)
-            entries = [entry for row in result for entry in row]
-            assert entries == product.flatten()[: len(entries)].tolist()
-            assert f"= {entries[-1]:g}.".replace("-", "−") in words
-            if len(entries) == product.numel():
-                known[title.split(": ")[-1]] = product
-        T = Key.from_seed(7, patch_size=2, channels=1).matrix().float()
-        z = known["z = xE"]
-        assert torch.equal(known["x′E′ = x(TTᵀ)E = xE"], z)
-        assert torch.equal(known["Between x and E stands TTᵀ = I"], torch.eye(4))
+        seen = []
+        for step in range(5):
+            go(page, step)
+            drawn = page.locator("mixer-proof").evaluate(DRAWN)
+            seen.append((torch.tensor(drawn["x"]), torch.tensor(drawn["E"])))
+            x, E = seen[-1]
+            assert (x @ E).tolist() == drawn["sum"]
+            assert drawn["z"] == [-10, -3]
+            assert drawn["verdict"] == ("= z" if step < 3 else "≠ z")
+            assert (drawn["sum"] == drawn["z"]) == drawn["straight"] == (step < 3)
+            assert all(a != b for a, b in zip(drawn["sum"], drawn["z"], strict=True)) or step < 3
+        (x, E), (x_moved, _), (x_enc, E_enc), _, (_, TE) = seen
+        assert sorted(x_moved.tolist()) == sorted(x.tolist())
+        T = torch.zeros(4, 4, dtype=torch.int64)
+        for k, value in enumerate(x_enc.tolist()):  # no two of its pixels have the same absolute value
+            T[x.abs().tolist().index(abs(value)), k] = 1 if value in x.tolist() else -1
+        assert torch.equal(T.T @ E, E_enc)
+        assert torch.equal(T @ E, TE)
         if not another:
-            assert torch.equal(known["x′ = xT"], torch.tensor([[1.0, 3, -5, 7]]) @ T)  # the chapter's numbers
-            assert torch.equal(z, torch.tensor([[-10.0, -3]]))
-            assert not torch.equal(known["x′(TE)"], z)
+            assert torch.equal(T, Key.from_seed(7, patch_size=2, channels=1).matrix().long())
+
+
+def test_the_proof_adds_up_a_column_when_asked(figure: Open) -> None:
+    page = figure("proof", reduced_motion="reduce")
+    go(page, 2)
+    for j, total in enumerate((-10, -3)):
+        page.get_by_role("button", name=f"Add up column {j + 1}").click()
+        terms = page.locator("mixer-proof").evaluate(DRAWN)["terms"]
+        products = [eval(term.replace("−", "-").replace("·", "*").removeprefix("+ ")) for term in terms]
+        assert sum(products) == total
+        expect(page.locator(".live-says")).to_contain_text(f"Column {j + 1}: ")
+        expect(page.locator(".live-says")).to_contain_text(f"= {total}.".replace("-", "−"))
+
+
+def test_the_welcome_page_and_the_slide_show_the_same_picture(browser: Browser, site: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page, pictures = context.new_page(), set()
+    for name in ("book/welcome", "book/model-encryption", "slides/model-encryption"):
+        page.goto(f"{site}{name}.html")
+        pictures.add(page.locator("mixer-proof svg").first.evaluate("svg => svg.outerHTML"))
+    assert len(pictures) == 1
+    assert "= z" in pictures.pop()  # the step that tells
+    context.close()
+
+
+def test_the_zoom_shows_where_the_two_become_equal(figure: Open) -> None:
+    page, model = figure("zoom"), load_pretrained("digits")
+    page.reload()
+    with page.expect_request("**/digits.safetensors"):  # not before the reader steps on
+        go(page, 1)
+    expect(page.locator(".zoom-verdict")).to_have_text("equal")
+    samples = json.loads((ROOT / "mixerkey/parties/page/samples.json").read_text(encoding="utf-8"))
+    for another in ("patch", "column", "digit", "key"):
+        page.get_by_role("button", name=f"Another {another}").click()
+        verdicts = []
+        for step in range(9):
+            go(page, step)
+            verdicts.append(page.locator(".zoom-verdict").inner_text())
+        assert verdicts == ["different"] + 8 * ["equal"]
+    image = torch.tensor(samples[4]["pixels"], dtype=torch.uint8).reshape(1, 1, 8, 8)  # the next after the first shown
+    z = segment(normalize(image)[0], 2) @ patch_matrix(model)  # (4, 4, d), without the bias
+    for i in (1, 2):
+        panel = f".zoom-pair figure:nth-child({i}) table"
+        go(page, 8)
+        scores = [row[1] for row in numbers(page, panel)]
+        assert scores == pytest.approx(predict(model, image)[0].tolist(), abs=0.006)
+        go(page, 1)
+        *terms, total = numbers(page, panel)
+        assert [x * e for x, e, _ in terms] == pytest.approx([product for *_, product in terms], abs=0.02)
+        assert total[-1] == pytest.approx(float(z[1, 2, 1]), abs=0.006)
 
 
 def test_fig_5_names_the_key_of_each_point(figure: Open) -> None:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from book._ext import site as metadata
 from book._ext.lean import compress, with_size
@@ -69,6 +69,30 @@ def test_nothing_moves_while_a_page_loads(browser: Browser, site: str, page: str
     window.goto(f"{site}book/{page}.html")
     assert window.evaluate(SHIFT) < 0.01
     window.close()
+
+
+def test_the_readers_place_and_exercises_are_remembered_and_forgotten(browser: Browser, site: str) -> None:
+    context = browser.new_context()
+    page, resume = context.new_page(), "#resume"
+    page.goto(f"{site}book/welcome.html")
+    expect(page.locator(resume)).to_be_hidden()
+    page.goto(f"{site}book/image-cipher.html")
+    page.locator(".exercise-done input").nth(1).check()
+    page.locator("section[id] > h2").nth(2).evaluate("(e) => e.scrollIntoView({ behavior: 'instant' })")
+    heading = page.locator("section[id] > h2").nth(2).evaluate("(e) => e.firstChild.textContent")
+    page.goto(f"{site}book/welcome.html")
+    expect(page.locator(resume)).to_contain_text(f"“{heading}”")
+    expect(page.locator(resume)).to_contain_text("1 exercise done.")
+    page.locator(f"{resume} a").click()
+    page.wait_for_url("**/image-cipher.html#*")
+    expect(page.locator("section:target h2").first).to_contain_text(heading, timeout=60_000)
+    expect(page.locator(".exercise-done input").nth(1)).to_be_checked()
+    expect(page.locator(".exercise-done input").first).not_to_be_checked()
+    page.go_back()
+    page.get_by_role("button", name="Forget this").click()
+    expect(page.locator(resume)).to_be_hidden()
+    assert page.evaluate("localStorage.mixerkey") is None
+    context.close()
 
 
 def test_dark_pages_load_the_dark_figures_and_no_light_ones(browser: Browser, site: str) -> None:

@@ -50,12 +50,12 @@ def test_code_that_is_folded_on_the_page_is_not_on_the_slide(tmp_path: Path) -> 
 
 
 def test_blocks_are_shown_by_their_beginning_and_the_rest_is_for_the_speaker(tmp_path: Path) -> None:
-    source = "## Key\n\nLong & prose.\n\n$$\nx = 1\n$$ (eq-3)\n\nThe end."
+    source = "## Key\n\nLong & prose, in *words* {tested}`x`.\n\n$$\nx = 1\n$$ (eq-3)\n\nThe end."
     deck = Deck(notebook(tmp_path, text(source, show=["## Key", "$$"])), {})
     ((slide,),) = deck.slides
-    assert '<aside class="notes">Long &amp; prose.\n\nThe end.</aside>' in slide
+    assert '<aside class="notes"><p>Long &amp; prose, in <em>words</em>.</p>\n<p>The end.</p>\n</aside>' in slide
     assert "prose" not in slide.split("<aside")[0]
-    assert deck.formulas == [(r"x = 1 \tag{3}", True)]
+    assert deck.formulas == [(r"x = 1 \tag{3}", True, "htmlAndMathml")]
     with pytest.raises(ValueError, match=r"chapter: no block of the cell begins with \['Short'\]"):
         Deck(notebook(tmp_path, text(source, show=["## Key", "Short"])), {})
 
@@ -74,9 +74,9 @@ def test_myst_comes_out_clean(tmp_path: Path) -> None:
 
 
 def test_a_formula_that_katex_does_not_understand_stops_the_build() -> None:
-    assert "katex" in draw([("x^2", False)])[0]
+    assert "katex" in draw([("x^2", False, "mathml")])[0]
     with pytest.raises(ValueError, match=r"(?s)KaTeX does not understand.*control sequence: .nosuchthing"):
-        draw([(r"\nosuchthing", False)])
+        draw([(r"\nosuchthing", False, "html")])
 
 
 @pytest.mark.parametrize("name", DECKS)

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from base64 import b64encode
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from sphinx.application import Sphinx
 
 ROOMS = {
     "lab": ("lab",),
-    "live": ("absorb", "block", "break", "keys", "patch", "proof"),
+    "live": ("absorb", "block", "break", "keys", "patch", "proof", "zoom"),
     "quiz": ("quiz",),
 }
+STILLS = {"proof": "book/live/proof-picture.js"}  # whose still() is the picture for paper and pages without scripts
 FILES = {
     "lab/china.jpg": "book/lab/china.jpg",
     "lab/flower.jpg": "book/lab/flower.jpg",
@@ -35,30 +37,55 @@ FILES = {
 PICTURES = ("lab/encrypted.png",)  # which pages show without a script
 
 
-def bring(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Name in a page's head the scripts and styles of its elements."""
-    names = set(re.findall(r"<mixer-(\w+)", context.get("body", "")))
-    root, tags = "../" * page.count("/"), ""
+@cache
+def still(script: str) -> str:
+    """The picture of a live figure, as SVG."""
+    program = f'import {{ still }} from "{(ROOT / script).as_uri()}"; process.stdout.write(still());'
+    command = [NODE, "--input-type=module", "-e", program]
+    return subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+
+
+def draw(body: str) -> str:
+    """A page's body with the stills in their elements."""
+    for name, script in STILLS.items():
+        picture = still(script)
+        body = re.sub(rf"<mixer-{name}\b[^>]*>", rf"\g<0>{picture}", body)
+    return body
+
+
+def tags(body: str, root: str) -> str:
+    """What the head of a page must name for the elements of its body."""
+    names, found = set(re.findall(r"<mixer-(\w+)", body)), ""
     for room, scripts in ROOMS.items():
         if used := names & set(scripts):
-            tags += f'<link rel="stylesheet" href="{root}{room}/{room}.css">\n'
-            tags += "".join(f'<script defer src="{root}{room}/{name}.js"></script>\n' for name in sorted(used))
+            found += f'<link rel="stylesheet" href="{root}{room}/{room}.css">\n'
+            found += "".join(f'<script defer src="{root}{room}/{name}.js"></script>\n' for name in sorted(used))
             names -= used
     if names:
-        raise ValueError(f"{page}: there is no script for {', '.join(f'<mixer-{name}>' for name in sorted(names))}")
-    context["metatags"] = context.get("metatags", "") + tags
+        raise ValueError(f"there is no script for {', '.join(f'<mixer-{name}>' for name in sorted(names))}")
+    return found
+
+
+def bring(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    body = context.get("body", "")
+    context["metatags"] = context.get("metatags", "") + tags(body, "../" * page.count("/"))
+    if body:
+        context["body"] = draw(body)
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
-    if error or app.builder.name != "html":
+    if error or app.builder.format != "html":
         return
     site = Path(app.outdir)
-    sources = [f"book/{room}/{name}.js" for room, names in ROOMS.items() for name in names]
-    subprocess.run([NODE, ROOT / "book" / "_ext" / "bundle.mjs", site, *sources], check=True, cwd=ROOT)
     for room in ROOMS:
+        (site / room).mkdir(exist_ok=True)
         shutil.copy(ROOT / "book" / room / f"{room}.css", site / room)
     for name in PICTURES:
         shutil.copy(ROOT / "book" / name, site / name)
+    if app.builder.name != "html":
+        return
+    sources = [f"book/{room}/{name}.js" for room, names in ROOMS.items() for name in names]
+    subprocess.run([NODE, ROOT / "book" / "_ext" / "bundle.mjs", site, *sources], check=True, cwd=ROOT)
     for name, source in FILES.items():
         content = (ROOT / source).read_bytes()
         (site / name).write_bytes(content)

@@ -20,7 +20,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from book._ext import ROOT
+from book._ext import ROOT, scripts
 from book._ext.lean import MODULES, NODE
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
@@ -42,7 +42,7 @@ PAGE = """\
 <link rel="stylesheet" href="../_static/palette.css">
 <link rel="stylesheet" href="../_static/fonts.css">
 <link rel="stylesheet" href="slides.css">
-</head>
+{tags}</head>
 <body>
 <main class="reveal"><div class="slides">
 {slides}
@@ -54,11 +54,11 @@ PAGE = """\
 </html>
 """
 STATEMENTS = {"thm": "the theorem", "lem": "the lemma", "cor": "the corollary", "def": "the definition"}
-# Draws formulas, [[TeX, displayed], …] on its input; one that is not understood stops it.
+# Draws formulas, [[TeX, displayed, as HTML or MathML], …] on its input; one that is not understood stops it.
 KATEX = """\
 const katex = require(process.argv[1]);
 const formulas = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const draw = ([tex, displayMode]) => katex.renderToString(tex, { displayMode, throwOnError: true });
+const draw = ([tex, displayMode, output]) => katex.renderToString(tex, { displayMode, output, throwOnError: true });
 process.stdout.write(JSON.stringify(formulas.map(draw)));
 """
 
@@ -72,7 +72,8 @@ class Deck:
 
     def __init__(self, notebook: Path, titles: dict[str, str]) -> None:
         self.name, self.titles = notebook.stem, titles
-        self.formulas: list[tuple[str, bool]] = []
+        self.formulas: list[tuple[str, bool, str]] = []
+        self.in_notes = False
         self.markdown = MarkdownIt("commonmark").enable("table")
         self.markdown.use(dollarmath_plugin, renderer=self._formula, double_inline=True)
         rules: Any = self.markdown.renderer  # its add_render_rule would bind the methods anew
@@ -96,7 +97,8 @@ class Deck:
         """The page, with the formulas in their places."""
         slides = "\n".join("<section>\n{}\n</section>".format("\n".join(parts)) for parts in self.slides)
         slides = re.sub(r"\x00(\d+)\x00", lambda match: formulas[int(match[1])], slides)
-        return PAGE.format(title=html.escape(self.titles[self.name]), slides=slides)
+        title = html.escape(self.titles[self.name])
+        return PAGE.format(title=title, tags=scripts.tags(slides, "../"), slides=scripts.draw(slides))
 
     def _text(self, source: str, show: list[str] | None) -> str:
         lines = source.splitlines()
@@ -112,7 +114,9 @@ class Deck:
         if missing:
             raise ValueError(f"{self.name}: no block of the cell begins with {sorted(missing)}; mend its metadata")
         text = self.markdown.render(self._plain("\n\n".join(shown)))
-        aside = html.escape("\n\n".join(notes))
+        self.in_notes = True  # whose window has no style: the browser itself draws the formulas
+        aside = self.markdown.render(self._plain("\n\n".join(notes)))
+        self.in_notes = False
         return text + (f'<aside class="notes">{aside}</aside>' if aside else "")
 
     def _plain(self, text: str) -> str:
@@ -123,6 +127,8 @@ class Deck:
         text = re.sub(r"\{eq\}`eq-(\d)`", r"(\1)", text)
         text = re.sub(r"\{numref\}`[^`]*`", "the figure", text)
         text = re.sub(r"\{prf:ref\}`(thm|lem|cor|def)-[^`]*`", lambda match: STATEMENTS[match[1]], text)
+        if self.in_notes:
+            return re.sub(r"\s*\{[a-z:]+\}`[^`]*`", "", text)
         if found := re.search(r"\{[a-z:]+\}`[^`]*`", text):
             raise ValueError(f"{self.name}: a slide can't show {found[0]}")
         return text
@@ -145,7 +151,7 @@ class Deck:
         return code + (f'<pre class="output">{html.escape(printed)}</pre>' if printed else "") + tables
 
     def _formula(self, tex: str, options: dict[str, Any]) -> str:
-        self.formulas.append((tex.strip(), options["display_mode"]))
+        self.formulas.append((tex.strip(), options["display_mode"], "mathml" if self.in_notes else "htmlAndMathml"))
         return f"\x00{len(self.formulas) - 1}\x00"
 
     def _numbered(self, tokens: Any, index: int, *_: object) -> str:
@@ -157,6 +163,8 @@ class Deck:
     def _statement(self, tokens: Any, index: int, *_: object) -> str:
         """A theorem or the like."""
         match = re.fullmatch(r"\{prf:(\w+)\}\s*(.*)", tokens[index].info)
+        if not match and self.in_notes:
+            return f"<pre>{html.escape(tokens[index].content)}</pre>"
         if not match:
             raise ValueError(f"{self.name}: a slide can't show {tokens[index].info!r}")
         body = re.sub(r"^:.*\n", "", tokens[index].content, flags=re.MULTILINE)
@@ -173,8 +181,8 @@ def titles(book: Path) -> dict[str, str]:
     return found
 
 
-def draw(formulas: list[tuple[str, bool]]) -> list[str]:
-    """Formulas as HTML, by KaTeX."""
+def draw(formulas: list[tuple[str, bool, str]]) -> list[str]:
+    """Formulas as HTML or MathML, by KaTeX."""
     command = [NODE, "-e", KATEX, str(MODULES / "katex")]
     result = subprocess.run(command, input=json.dumps(formulas), capture_output=True, text=True, encoding="utf-8")
     if result.returncode:

@@ -31,3 +31,62 @@ function unfold() {
 }
 addEventListener("load", unfold);
 addEventListener("hashchange", unfold);
+
+/* The reader's place and the exercises done: kept in this browser, and nowhere else. The welcome page leads back, and forgets. */
+const MEMORY = "mixerkey";
+
+function recall() {
+  try {
+    return JSON.parse(localStorage[MEMORY]);
+  } catch {
+    return {}; // nothing is kept, or this browser keeps nothing
+  }
+}
+
+function remember(more) {
+  try {
+    localStorage[MEMORY] = JSON.stringify({ ...recall(), ...more });
+  } catch { /* this browser keeps nothing */ }
+}
+
+const words = (heading) => heading.firstChild.textContent.trim() || heading.textContent.replace(/#$/, "").trim();
+
+addEventListener("DOMContentLoaded", () => {
+  const { place, done = [] } = recall(), resume = document.querySelector("#resume");
+  for (const exercise of document.querySelectorAll(".exercise[id]")) {
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: done.includes(exercise.id) });
+    const label = document.createElement("label");
+    label.className = "exercise-done";
+    label.append(box, " done");
+    exercise.querySelector(".admonition-title").append(label);
+    box.addEventListener("change", () => {
+      const others = (recall().done ?? []).filter((id) => id !== exercise.id);
+      remember({ done: box.checked ? [...others, exercise.id] : others });
+    });
+  }
+  if (!resume) return;
+  if (place) {
+    const link = Object.assign(document.createElement("a"), { href: place.address, textContent: place.name });
+    resume.append("You were reading ", link, ". ");
+  }
+  if (done.length) resume.append(`${done.length} exercise${done.length > 1 ? "s" : ""} done. `);
+  const forget = Object.assign(document.createElement("button"), { type: "button", textContent: "Forget this" });
+  forget.addEventListener("click", () => {
+    localStorage.removeItem(MEMORY);
+    resume.hidden = true;
+  });
+  resume.append(forget);
+  resume.hidden = !place && !done.length;
+});
+
+/* The section at the top of the window when the reader leaves a page, if there was any reading. */
+addEventListener("pagehide", () => {
+  const title = document.querySelector("article h1");
+  if (!title || document.querySelector("#resume") || scrollY < 300) return;
+  const section = [...document.querySelectorAll("article section[id]")].findLast((one) => one.getBoundingClientRect().top < 150);
+  const heading = section?.querySelector("h2, h3, h4"), inside = heading && !section.querySelector("h1");
+  remember({ place: {
+    address: location.pathname.split("/").at(-1) + (section ? `#${section.id}` : ""),
+    name: document.title.split(" \u2014 ")[0] + (inside ? `, “${words(heading)}”` : ""),
+  } });
+});

@@ -28,21 +28,32 @@ export function encryptNetwork(network, { v, r }) {
   return { ...network, embedding: { weight: encrypted, bias } };
 }
 
-/** The logits of an image, bytes in the order (channel, row, column). */
-export function classify(network, pixels, [C, H, W], normalised = true) {
+/**
+ * The logits of an image, bytes in the order (channel, row, column). On the way `watch` is shown, by name, the patches as
+ * columns, the embedding, the first layer's maps, those of the last, and their means.
+ */
+export function classify(network, pixels, [C, H, W], normalised = true, watch = () => {}) {
   const { dim, patch_size: P, kernel_size: kernel, num_classes: classes } = network.sizes;
   const h = H / P, w = W / P, size = C * P * P, N = h * w;
-  let z = multiply(network.embedding, patches(pixels, [C, H, W], P, normalised), size, N);
+  const columns = patches(pixels, [C, H, W], P, normalised);
+  watch("patches", columns);
+  let z = multiply(network.embedding, columns, size, N);
+  watch("embedding", z);
   activate(z, network.norm);
-  for (const { depthwise, norm1, pointwise, norm2 } of network.layers) {
+  watch("activated", z);
+  for (const [layer, { depthwise, norm1, pointwise, norm2 }] of network.layers.entries()) {
     const mixed = convolve(depthwise, z, h, w, kernel);
+    if (!layer) watch("depthwise", mixed);
     activate(mixed, norm1);
     for (let i = 0; i < mixed.length; i++) mixed[i] += z[i];
     z = multiply(pointwise, mixed, dim, N);
+    if (!layer) watch("pointwise", z);
     activate(z, norm2);
   }
+  watch("last", z);
   const { weight, bias } = network.classifier;
   const pooled = Array.from({ length: dim }, (_, c) => z.subarray(c * N, (c + 1) * N).reduce((a, b) => a + b) / N);
+  watch("pooled", pooled);
   return Array.from({ length: classes }, (_, i) => pooled.reduce((sum, x, c) => sum + x * weight[i * dim + c], bias[i]));
 }
 

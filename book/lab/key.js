@@ -49,3 +49,24 @@ export function wrongCounts(size, fraction) {
   const positions = Math.round(fraction * size);
   return { positions: positions === 1 ? 2 : positions, signs: 2 * Math.round((fraction * size) / 2) };
 }
+
+const TURNS = [0, 1, 2, 3, 4, 5, 6, 7].map((bits) => (u, w, last) => { // the symmetries of a square
+  const [row, column] = bits & 1 ? [w, u] : [u, w];
+  return [bits & 2 ? last - row : row, bits & 4 ? last - column : column];
+});
+const COLOURS = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+/** Send each plain pixel that a key names somewhere else in its block. */
+const moved = (key, to) => ({ ...key, v: key.v.map((place) => {
+  const M = key.patchSize, [channel, row, column] = to(Math.floor(place / (M * M)), Math.floor(place / M) % M, place % M);
+  return (channel * M + row) * M + column;
+}) });
+
+/** Keys that show the same blocks turned, mirrored and negative, the key itself first. */
+export const turned = (key) => [false, true].flatMap((negative) => TURNS.map((turn) => {
+  const turnedKey = moved(key, (channel, u, w) => [channel, ...turn(u, w, key.patchSize - 1)]);
+  return negative ? { ...turnedKey, r: key.r.map((flip) => 1 - flip) } : turnedKey;
+}));
+
+/** Keys that show the same blocks with their colours exchanged, the key itself first. */
+export const coloured = (key) => COLOURS.map((order) => moved(key, (channel, u, w) => [order[channel], u, w]));

@@ -2,7 +2,7 @@
 import { below, decrypt, encrypt, randomKey, readText } from "../../mixerkey/parties/page/cipher.js";
 import attackCode from "./attack-worker.js?worker";
 import { read, readJson, work } from "./files.js";
-import { drawChoice, openKey, partlyWrong, withSteps, wrongCounts, writeKey } from "./key.js";
+import { coloured, drawChoice, openKey, partlyWrong, turned, withSteps, wrongCounts, writeKey } from "./key.js";
 import networkCode from "./network-worker.js?worker";
 import { crops, draw, drawMatrix, load, middle, tile } from "./pictures.js";
 
@@ -13,11 +13,13 @@ const NETWORKS = { // by patch size and channels
   "2,1": { file: "digits.safetensors", bytes: 94992, classes: [..."0123456789"], name: "the pocket ConvMixer for digits" },
 };
 const PAIRS = [["plain", false], ["plain", true], ["encrypted", false], ["encrypted", true], ["partly", true]];
+const SHORT = ["plain → plain", "plain → encrypted", "encrypted → plain", "encrypted → encrypted"]; // image → model
 const PUBLIC = 1000; // crops that the attacker knows
 const COLUMNS = 12, SHOWN = 24; // ciphertexts that the console shows
 
 const at = (id) => document.getElementById(`lab-${id}`);
 const element = (name, text = "", more = {}) => Object.assign(document.createElement(name), { textContent: text, ...more });
+const same = (a, b) => String([a.v, a.r]) === String([b.v, b.r]);
 const percent = (share) => `${Math.round(100 * share)} %`;
 const say = (id, text) => { at(id).textContent = text; };
 
@@ -35,7 +37,7 @@ function own() {
 
 function setKey(key) {
   let wrong;
-  do wrong = randomKey(key.patchSize, key.channels); while (String([wrong.v, wrong.r]) === String([key.v, key.r]));
+  do wrong = randomKey(key.patchSize, key.channels); while (same(wrong, key));
   keys[`${key.patchSize},${key.channels}`] = { key, wrong, choice: drawChoice(key) };
 }
 
@@ -88,6 +90,7 @@ function showNetwork() {
   const offer = NETWORKS[shape()], network = networks[shape()];
   at("fetch").hidden = !offer || Boolean(network);
   at("answers").hidden = !network;
+  if (!network) at("short").replaceChildren();
   if (!offer) {
     say("network-note", `No trained network with patches of ${M} × ${M} for such pictures comes with the package: ` +
       "choose M = 4 for colour pictures, M = 2 for handwritten digits. The cipher and the attack work all the same.");
@@ -122,13 +125,30 @@ function ask(network, offer) {
     if (network.waiting) send(network);
     if (id !== asked) return;
     if (error) { say("network-status", `No answer: ${error}`); return; }
-    const said = results.map((probabilities, i) => {
-      const best = probabilities.indexOf(Math.max(...probabilities)), place = at(`pair-${i}`);
-      place.replaceChildren(element("strong", `${offer.classes[best]}, ${percent(probabilities[best])}`), bars(probabilities, offer.classes));
-      return `${place.dataset.name}: ${offer.classes[best]}, ${percent(probabilities[best])}.`;
-    });
-    say("answers-said", said.join(" "));
+    const best = results.map((probabilities) => probabilities.indexOf(Math.max(...probabilities)));
+    const answers = best.map((one, i) => `${offer.classes[one]}, ${percent(results[i][one])}`);
+    const verdicts = best.map((one) => verdict(offer.classes[one], offer.classes[best[0]]));
+    results.forEach((probabilities, i) => at(`pair-${i}`).replaceChildren(
+      element("strong", answers[i]), mark(verdicts[i]), bars(probabilities, offer.classes)));
+    at("short").replaceChildren(...SHORT.map((name, i) => {
+      const line = element("li");
+      line.append(element("span", name), element("strong", answers[i]), mark(verdicts[i]));
+      return line;
+    }));
+    say("answers-said", answers.map((answer, i) => `${at(`pair-${i}`).dataset.name}: ${answer}, ${verdicts[i]}.`).join(" "));
   };
+}
+
+/** Whether an answer is right; of a picture that nobody has labelled, whether it is the plain pair's. */
+function verdict(answer, plain) {
+  if (picture.label) return answer === picture.label ? "right" : "wrong";
+  return answer === plain ? "as plain" : "differs";
+}
+
+function mark(verdict) {
+  const words = element("span", verdict);
+  words.dataset.verdict = verdict;
+  return words;
 }
 
 function send(network) {
@@ -177,7 +197,7 @@ async function fetchNetwork() {
   at("fetch").disabled = false;
   at("download").hidden = true;
   show();
-  (at("fetch").hidden ? at("answers") : before).focus();
+  (at("fetch").hidden ? at("short") : before).focus();
 }
 
 /** Encrypt what the attacker is to get, and let the worker look for the key. */
@@ -203,15 +223,44 @@ async function attack() {
   attacker.onerror = () => endAttack("The browser could not start a worker.");
   attacker.onmessage = ({ data: { done, key, finished, error } }) => {
     if (error) { endAttack(`No key: ${error}`); return; }
-    const count = (name) => key[name].filter((value, k) => value === right[name][k]).length, size = right.v.length;
-    const text = `${count("v")} of ${size} positions and ${count("r")} of ${size} flips correct`;
     at("attack-bar").value = done;
-    at("found").hidden = false;
-    say("found-counts", text);
-    draw(at("by-attacker"), decrypt(encrypt(picture.pixels, picture.shape, right), picture.shape, key), picture.shape);
-    if (finished) endAttack(`Done, from ${images} ciphertext${images > 1 ? "s" : ""}: ${text}.`);
+    const text = showFound(key, right);
+    if (!finished) return;
+    endAttack(`Done, from ${images} ciphertext${images > 1 ? "s" : ""}: ${text}.`);
+    showRelatives(key, right);
   };
   attacker.postMessage({ known, ciphertexts, shape: dimensions, patchSize }); // and no key
+}
+
+/** Decrypt the picture with a key that was found, and say how much of it is right. */
+function showFound(key, right) {
+  const count = (name) => key[name].filter((value, k) => value === right[name][k]).length, size = right.v.length;
+  const text = `${count("v")} of ${size} positions and ${count("r")} of ${size} flips correct`;
+  say("found-counts", text);
+  draw(at("by-attacker"), decrypt(encrypt(picture.pixels, picture.shape, right), picture.shape, key), picture.shape);
+  return text;
+}
+
+/** Let the reader's eye choose among keys that the machine may confuse; `chosen` is at first what it found. */
+function showRelatives(found, right) {
+  const hidden = encrypt(picture.pixels, picture.shape, right);
+  const offer = (id, keys, chosen, choose) => at(id).replaceChildren(...keys.map((key, i) => {
+    const button = element("button", "", { type: "button", onclick: () => choose(key) }), canvas = element("canvas");
+    button.setAttribute("aria-label", `candidate ${i + 1}`);
+    button.setAttribute("aria-pressed", same(key, chosen));
+    draw(canvas, decrypt(hidden, picture.shape, key), picture.shape);
+    button.append(canvas);
+    return button;
+  }));
+  const colours = (blocks, chosen) => {
+    offer("coloured", coloured(blocks), chosen, (key) => { colours(blocks, key); say("attack-status", `Chosen: ${showFound(key, right)}.`); });
+  };
+  const blocks = (chosen) => {
+    offer("turned", turned(found), chosen, (key) => { blocks(key); say("attack-status", `Chosen: ${showFound(key, right)}.`); });
+    colours(chosen, chosen);
+  };
+  blocks(found);
+  at("relatives").hidden = false;
 }
 
 function endAttack(text) {
@@ -239,13 +288,16 @@ function drawStrip(canvas, images) {
 /** Another picture, key, M or step: what was found before is no longer about it. */
 function changed() {
   const colour = picture.shape[0] === 3;
-  at("found").hidden = true;
+  at("relatives").hidden = true;
+  say("found-counts", "without a key");
+  draw(at("by-attacker"), encrypt(picture.pixels, picture.shape, inUse().right), picture.shape);
   endAttack(colour ? "" : "The console attacks keys for colour pictures: choose one above.");
   show();
 }
 
-function setPicture(pixels, dimensions, name) {
-  picture = { pixels, shape: dimensions, name };
+function setPicture(pixels, dimensions, name, label) {
+  picture = { pixels, shape: dimensions, name, label };
+  for (const button of at("samples").children) button.setAttribute("aria-pressed", button.title === name);
   changed();
 }
 
@@ -310,15 +362,18 @@ function saveKey() {
 }
 
 async function start() {
+  // Back and reload begin anew: the picture and the key are not kept, so that the browser must not keep what was chosen.
+  for (const input of document.querySelectorAll(".lab input")) input.autocomplete = "off";
   const [row, digits] = await Promise.all([
     read("lab/samples.png").then(load), readJson("samples.json"),
   ]);
   const samples = [
-    ...SAMPLES.map((name, i) => ({ name, pixels: tile(row, i), shape: [3, 32, 32] })),
-    ...[3, 5, 8].map((i) => ({ name: `handwritten ${digits[i].label}`, pixels: Uint8Array.from(digits[i].pixels), shape: [1, 8, 8] })),
+    ...SAMPLES.map((name, i) => ({ name, label: COLOURS[i], pixels: tile(row, i), shape: [3, 32, 32] })),
+    ...[3, 5, 8].map((i) => ({ name: `handwritten ${digits[i].label}`, label: String(digits[i].label), pixels: Uint8Array.from(digits[i].pixels), shape: [1, 8, 8] })),
   ];
-  at("samples").replaceChildren(...samples.map(({ name, pixels, shape: dimensions }) => {
-    const button = element("button", "", { type: "button", title: name, onclick: () => setPicture(pixels, dimensions, name) });
+  at("samples").replaceChildren(...samples.map(({ name, label, pixels, shape: dimensions }) => {
+    const choose = () => setPicture(pixels, dimensions, name, label);
+    const button = element("button", "", { type: "button", title: name, onclick: choose });
     const canvas = element("canvas");
     button.setAttribute("aria-label", name);
     draw(canvas, pixels, dimensions);
@@ -354,7 +409,7 @@ async function start() {
   at("cancel-attack").onclick = () => endAttack("Cancelled.");
   at("images").oninput = () => say("images-count", at("images").value);
   const first = samples[8]; // a ship: unlike bird and frog, not what an encrypted network says about noise
-  setPicture(first.pixels, first.shape, first.name);
+  setPicture(first.pixels, first.shape, first.name, first.label);
 }
 
 class Lab extends HTMLElement {

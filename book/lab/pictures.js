@@ -20,18 +20,22 @@ export function draw(canvas, pixels, [C, H, W]) {
   canvas.getContext("2d").putImageData(data, 0, 0);
 }
 
-/** Draw the p_b × d matrix E whose transpose is `weight`: negative vermilion, 0 as the paper, positive blue. */
-export function drawMatrix(canvas, weight, size) {
-  const d = weight.length / size, data = new ImageData(d, size), top = Math.max(...weight.map(Math.abs));
-  const [paper, blue, vermilion] = ["paper", "blue", "vermilion"].map(colour);
-  weight.forEach((value, i) => {
-    const place = 4 * ((i % size) * d + Math.floor(i / size)), end = value < 0 ? vermilion : blue;
-    const share = Math.sqrt(Math.abs(value) / top); // the root, since most entries are small
-    for (let c = 0; c < 3; c++) data.data[place + c] = paper[c] + share * (end[c] - paper[c]);
-    data.data[place + 3] = 255;
+/** Draw numbers as pixels, `width` a row: negative vermilion, 0 as the paper, positive blue, the strongest at ±top. */
+export function drawMap(canvas, values, width, top = Math.max(...values.map(Math.abs))) {
+  const data = new ImageData(width, values.length / width), [paper, blue, vermilion] = ["paper", "blue", "vermilion"].map(colour);
+  values.forEach((value, i) => {
+    const end = value < 0 ? vermilion : blue, share = Math.sqrt(Math.abs(value) / top); // the root, since most are small
+    for (let c = 0; c < 3; c++) data.data[4 * i + c] = paper[c] + share * (end[c] - paper[c]);
+    data.data[4 * i + 3] = 255;
   });
-  Object.assign(canvas, { width: d, height: size });
+  Object.assign(canvas, { width, height: values.length / width });
   canvas.getContext("2d").putImageData(data, 0, 0);
+}
+
+/** Draw the p_b × d matrix E whose transpose is `weight`. */
+export function drawMatrix(canvas, weight, size) {
+  const d = weight.length / size;
+  drawMap(canvas, weight.map((_, i) => weight[(i % d) * size + Math.floor(i / d)]), d);
 }
 
 /** The pixels of a picture file, as bytes of (3, height, width). */

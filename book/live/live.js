@@ -106,6 +106,7 @@ export class LiveFigure extends HTMLElement {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!move || event.target.matches("input")) return;
     event.preventDefault();
+    event.stopPropagation(); // slides have their own use for these keys
     this.go(this.step + move);
   }
 }

@@ -1,77 +1,54 @@
-/** The proof of model encryption in numbers: xT · TᵀE = xE, one entry after the other. */
+/** The proof of model encryption in five steps: pixels and the rows of E that they meet. */
 import { randomKey } from "../../mixerkey/parties/page/cipher.js";
-import { LiveFigure, factor, fill, make, matrix, signed } from "./live.js";
+import { LiveFigure, factor, make, signed } from "./live.js";
+import { KEY, TELLING, picture, steps, sums, tellingKey, terms } from "./proof-picture.js";
 
-// The chapter's block, matrix and key, Key.from_seed(7, patch_size=2, channels=1).
-const X = [[1, 3, -5, 7]];
-const E = [[2, 1], [0, -1], [1, 3], [-1, 2]];
-const KEY = { v: [2, 0, 1, 3], r: [1, 0, 1, 0] };
-
-/** T(v(k), k) = ±1, minus where r(k) is 1; all other entries 0. */
-function signedPermutation({ v, r }) {
-  const T = v.map(() => v.map(() => 0));
-  v.forEach((from, k) => { T[from][k] = r[k] ? -1 : 1; });
-  return T;
-}
-
-const transpose = (A) => A[0].map((_, j) => A.map((row) => row[j]));
-const multiply = (A, B) => A.map((row) => transpose(B).map((column) => row.reduce((sum, a, k) => sum + a * column[k], 0)));
+const SECONDS = 0.7; // that a move takes
 
 class ProofFigure extends LiveFigure {
   label = "step of the proof";
-  key = KEY;
-
-  constructor() {
-    super();
-    this.#prepare();
-    this.steps = this.pages.length;
-  }
-
-  /** The products that make the proof, and a page for each entry of each. */
-  #prepare() {
-    const T = signedPermutation(this.key), back = transpose(T), hidden = multiply(X, T), locked = multiply(back, E);
-    const products = [
-      ["The plain embedding: z = xE", [X, "x"], [E, "E"], "z", ""],
-      ["The cipher on the block: x′ = xT", [X, "x"], [T, "T"], "x′",
-        "A column of T has one entry that is not 0, so it picks one pixel and gives it a sign."],
-      ["The same on the matrix: E′ = TᵀE", [back, "Tᵀ"], [E, "E"], "E′",
-        "A row of Tᵀ picks one row of E and gives it the same sign."],
-      ["Between x and E stands TTᵀ = I", [T, "T"], [back, "Tᵀ"], "TTᵀ",
-        "Two different rows of T are never both nonzero in a column; a row with itself gives (±1)² = 1."],
-      ["Both encrypted: x′E′ = x(TTᵀ)E = xE", [hidden, "x′"], [locked, "E′"], "x′E′", "The same number as in z."],
-      ["The transpose instead: x′(TE)", [hidden, "x′"], [multiply(T, E), "TE"], "x′(TE)",
-        "E encrypted with T in place of Tᵀ: compare with z."],
-    ];
-    this.pages = products.flatMap(([title, left, right, name, why]) => {
-      const result = multiply(left[0], right[0]), columns = result[0].length;
-      return result.flatMap((row, i) => row.map((_, j) => ({ title, left, right, result, name, why, i, j, columns })));
-    });
-  }
+  telling = TELLING;
+  asked = -1; // the column whose sum is shown term by term
+  scenes = steps(KEY);
+  steps = 5;
 
   build() {
-    this.heading = make("p", { className: "live-title" });
-    this.product = make("div", { className: "live-row live-multiply" });
+    this.querySelector("svg")?.remove(); // which stood there for pages without scripts
+    this.drawing = make("div");
+    this.askers = [0, 1].map((j) => make("button", {
+      type: "button", textContent: `Add up column ${j + 1}`, onclick: () => { this.asked = this.asked === j ? -1 : j; this.go(this.step); },
+    }));
     const another = make("button", { type: "button", textContent: "Another key" });
-    another.onclick = () => { this.key = randomKey(2, 1); this.#prepare(); this.go(this.step); };
-    return [this.heading, this.product, another];
+    another.onclick = () => { this.scenes = steps(tellingKey(() => randomKey(2, 1))); this.go(this.step); };
+    return [this.drawing, make("div", { className: "live-row" }, ...this.askers, another)];
   }
 
   show(step) {
-    const { title, left, right, result, name, why, i, j, columns } = this.pages[step];
-    const tables = [left, right, [result, name]].map(([values, label], part) => {
-      const { table, cells } = matrix(values.length, values[0].length, label);
-      const known = (row, column) => part < 2 || row * columns + column <= i * columns + j;
-      fill(cells, values.map((row, a) => row.map((value, b) => (known(a, b) ? value : null))));
-      return { table, cells };
-    });
-    tables[0].cells[i].forEach((cell) => { cell.className = "live-mark"; });
-    tables[1].cells.forEach((row) => { row[j].className = "live-mark"; });
-    tables[2].cells[i][j].className = "live-result";
-    const sign = (text) => make("span", { className: "live-sign", textContent: text });
-    this.product.replaceChildren(tables[0].table, sign("×"), tables[1].table, sign("="), tables[2].table);
-    this.heading.textContent = title;
-    const terms = left[0][i].map((a, k) => `${k ? factor(a) : signed(a)}·${factor(right[0][k][j])}`).join(" + ");
-    return `Row ${i}, column ${j}: ${terms} = ${signed(result[i][j])}. ${why}`;
+    const scene = this.scenes[step];
+    this.askers.forEach((button, j) => button.setAttribute("aria-pressed", j === this.asked));
+    this.#move(this.shown ?? scene, scene);
+    this.shown = scene;
+    if (this.asked < 0) return scene.words;
+    const sum = terms(scene, this.asked).map(([a, b], k) => `${k ? factor(a) : signed(a)}·${factor(b)}`).join(" + ");
+    return `${scene.words} Column ${this.asked + 1}: ${sum} = ${signed(sums(scene)[this.asked])}.`;
+  }
+
+  /** Let everything glide from its place in one scene to that in another; signs turn on the way. */
+  #move(from, to) {
+    cancelAnimationFrame(this.frame);
+    const draw = (moves) => { this.drawing.innerHTML = picture(to, { asked: this.asked, ...moves }); };
+    if (from === to || matchMedia("(prefers-reduced-motion: reduce)").matches) { draw(); return; }
+    const between = (a, b, share) => a.map((one, k) => ({
+      place: one.place + share * (b[k].place - one.place), sign: share < 0.5 ? one.sign : b[k].sign,
+    }));
+    const start = performance.now();
+    const glide = (now) => {
+      const part = Math.min(Math.max((now - start) / (1000 * SECONDS), 0), 1), share = part * part * (3 - 2 * part);
+      if (part === 1) { draw(); return; }
+      draw({ pixels: between(from.pixels, to.pixels, share), rows: between(from.rows, to.rows, share) });
+      this.frame = requestAnimationFrame(glide);
+    };
+    glide(start);
   }
 }
 customElements.define("mixer-proof", ProofFigure);
