@@ -25,7 +25,8 @@ from mixerkey.receipts import Receipt, box_plot, confidence_interval, processor,
 from mixerkey.training import Recipe, train
 
 PAPER = {"baseline": 0.9046, "encrypted pair": 0.9046, "encrypted model, plain images": 0.1141}  # Table 1
-RIGHT_KEY, WRONG_KEYS = 0, range(1, 101)  # seeds, so that anyone can draw the same keys
+RIGHT_KEY = 0  # seeds, so that anyone can draw the same keys
+WRONG_KEYS = range(1, 101)
 Data = tuple[Tensor, Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
 
 
