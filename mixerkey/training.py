@@ -144,6 +144,7 @@ def train(
     evaluate: Callable[[Network], float],
     teacher: Network | None = None,
     checkpoint: str | Path | None = None,
+    fine_tune: bool = False,
     progress: bool = True,
 ) -> tuple[Network, dict]:
     """Train a network where it is (CPU or GPU) and return it, in evaluation mode, with the receipt of the run.
@@ -154,7 +155,7 @@ def train(
 
     Args:
         model: a ConvMixer, or a network that says its ``sizes`` as ConvMixer does, ``num_classes`` among them. Its
-            initial weights are overwritten by ones drawn from `seed`; trained in place.
+            initial weights are overwritten by ones drawn from `seed`, unless it is fine-tuned; trained in place.
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
         recipe: how to train.
@@ -165,6 +166,7 @@ def train(
             the student's features at each place is to come near to its own there, so both have the same places.
         checkpoint: safetensors file that is written after every epoch, within one every two minutes, and resumed from
             where it exists.
+        fine_tune: whether to begin with the weights that the model has.
         progress: whether to show a progress bar on stderr.
 
     Returns:
@@ -191,11 +193,14 @@ def train(
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} images cannot be shared equally by {processes} processes")
     initial = torch.Generator().manual_seed(seed)
-    initialize(model, initial)
-    shape_start(model, recipe, images[:2000], initial)
+    if not fine_tune:
+        initialize(model, initial)
+        shape_start(model, recipe, images[:2000], initial)
     odd = torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) < 0.5  # the odd epochs mirror these
     data = tensors_digest(images, labels)
     run = _Run(model, recipe, seed, data, steps * recipe.epochs, images.shape[-1], teacher)
+    if fine_tune:
+        run.identity["start_sha256"] = weights_digest(model)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
     bar = tqdm(

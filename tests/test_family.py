@@ -36,7 +36,7 @@ from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.blocks import segment
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
-from mixerkey.experiments.schemes import add_noise
+from mixerkey.experiments.defences import add_noise
 from mixerkey.key_files import KeyFileError, load_key, load_key_and_id, save_key
 from mixerkey.keys import BlockKey, BlockOrder, Flips, KeySchedule, MatrixKey, PatchKeys, ScrambledKey, Shuffle
 

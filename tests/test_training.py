@@ -397,3 +397,32 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--help"])
     assert stop.value.code == 0
     assert "example: mixerkey train digits" in capsys.readouterr().out
+
+
+def test_fine_tuning_begins_with_the_weights_that_are_there(tmp_path: Path) -> None:
+    images, labels = load_digits("train")
+    recipe, path = replace(DIGITS, epochs=1, peak_lr=1e-6), tmp_path / "run.safetensors"
+
+    def run(fine_tune: bool) -> tuple[float, dict]:
+        model = load_pretrained("digits")
+        before = model.embedding.weight.detach().clone()
+        tuned, receipt = train(
+            model,
+            images,
+            labels,
+            recipe,
+            seed=0,
+            evaluate=lambda _: 0.0,
+            checkpoint=path,
+            fine_tune=fine_tune,
+            progress=False,
+        )
+        return float((tuned.embedding.weight.detach() - before).abs().max()), receipt
+
+    moved, receipt = run(fine_tune=True)
+    assert moved < 1e-3
+    assert receipt["start_sha256"] == weights_digest(load_pretrained("digits"))
+    with pytest.raises(ValueError, match="another run"):
+        run(fine_tune=False)
+    path.unlink()
+    assert run(fine_tune=False)[0] > 0.1

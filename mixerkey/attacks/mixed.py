@@ -1,6 +1,8 @@
-"""Ciphertext only, against mixed pixels: the orthogonal matrix of a `MatrixKey`."""
+"""Ciphertext only, against mixed pixels: the matrix of a `MatrixKey`, orthogonal or any."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import torch
@@ -12,24 +14,30 @@ from mixerkey.blocks import segment
 from mixerkey.cipher import decrypt_images
 from mixerkey.keys import MatrixKey
 
-JUDGED = 100  # images are enough to tell a negative
-ROUNDS = 100  # of refinement at most
+JUDGED = 1000  # images are enough to judge colours by
+ROUNDS = 300  # of refinement at most
+MIXES = ((1, 1), (1, 0.5), (0.5, 1), (1, -0.5), (1, 0), (0, 1))  # of the two neighbours, whose eigenvectors are tried
 
 
-def unmix(mixed: Tensor, prior: ImageStatistics) -> Recovery[MatrixKey]:
-    """The orthogonal matrix Q of a `MatrixKey` from images mixed by it, x' = x Q, and public statistics.
+def unmix(mixed: Tensor, prior: ImageStatistics, *, orthogonal: bool = True) -> Recovery[MatrixKey]:
+    """The matrix T of a `MatrixKey` from images mixed by it, x' = x T, and public statistics.
 
-    Second moments become Qᵀ Σ Q, so the eigenvectors of one are those of the other times Q, up to a sign each. The
-    moments of neighbouring blocks show which signs belong together, and how natural the images look, the last one.
-    Then Q is refined: the orthogonal matrix that takes the logarithm of Σ and the whitened moments of neighbours
-    nearest to those of the mixed images, by repeated projection (orthogonal Procrustes).
+    Second moments become Σ' = Tᵀ Σ T, and those of neighbouring blocks likewise. Whitened, both are known up to an
+    orthogonal matrix, whatever T is: x' Σ'^(-1/2) = x Σ^(-1/2) Q. Where T is orthogonal itself, Q = T, and Σ helps.
+
+    The eigenvectors of the moments are those of the public ones times Q, up to a sign each. The other moments show
+    which signs belong together. Then Q is refined: the orthogonal matrix that takes the public moments nearest to those
+    of the mixed images, by repeated projection (orthogonal Procrustes). Brightness and the other colours vary nearly
+    independently, so the sign of each of them remains, and how natural the images look decides.
 
     Args:
         mixed: what `mixerkey.encrypt_images` gives with such a key, float (N, C, H, W), at least two blocks a side.
         prior: from `image_statistics`, of images like the secret ones.
+        orthogonal: whether T is known to be orthogonal; the estimate is then orthogonal, and better.
 
     Returns:
-        an estimate of the key, a `MatrixKey`; its score is the `naturalness` of the images that it decrypts.
+        an estimate of the key, a `MatrixKey`; its score is the `naturalness` of the images that it decrypts. It is
+        never exact, only the nearer the more images there are.
 
     Raises:
         ValueError: images with another number of channels than the prior's.
@@ -46,17 +54,21 @@ def unmix(mixed: Tensor, prior: ImageStatistics) -> Recovery[MatrixKey]:
     M = prior.patch_size
     if mixed.ndim != 4 or mixed.shape[1] != prior.channels:
         raise ValueError(f"the prior is for images (N, {prior.channels}, H, W), got {tuple(mixed.shape)}")
-    A, U = _whitened(prior.moments.products)
-    B, V = _whitened(_products(mixed, M))
-    F, G = U.T @ A @ U, V.T @ B @ V
-    signs = _synchronised((F * G).sum(0))
-    Q = U @ (signs[:, None] * V.T)
-    for _ in range(ROUNDS):
-        left, _, right = np.linalg.svd((A @ Q @ B.transpose(0, 2, 1) + A.transpose(0, 2, 1) @ Q @ B).sum(0))
-        if np.abs(Q - left @ right).max() < 1e-6:
-            break
-        Q = left @ right
-    keys = [MatrixKey(torch.from_numpy(sign * Q), M, prior.channels) for sign in (1, -1)]
+    plain, hidden = prior.moments.products, _products(mixed, M)
+    A, B = _whitened(plain), _whitened(hidden)
+    if orthogonal:  # no direction is drowned by the brightness, since logarithms are compared
+        A, B = (np.concatenate([_log(products[0])[None], white]) for products, white in ((plain, A), (hidden, B)))
+        starts = [(_eigenvectors(plain[0]), _eigenvectors(hidden[0]))]
+    else:
+        starts = [(_eigenvectors(a * A[0] + b * A[1]), _eigenvectors(a * B[0] + b * B[1])) for a, b in MIXES]
+    A, B = (moments / np.linalg.norm(moments, axis=(1, 2), keepdims=True) for moments in (A, B))
+    Q = max((_refined(A, B, _aligned(A, B, U, V)) for U, V in starts), key=lambda Q: (A * (Q @ B @ Q.T)).sum())
+    keys = []
+    for g in _colour_reflections(prior):
+        T = _refined(A, B, g @ Q)
+        if not orthogonal:
+            T = _power(plain[0], -0.5) @ T @ _power(hidden[0], 0.5)
+        keys.append(MatrixKey(torch.from_numpy(T), M, prior.channels))
     scores = [naturalness(pixels(decrypt_images(mixed[:JUDGED], key)), prior) for key in keys]
     return Recovery(keys[int(np.argmax(scores))], max(scores))
 
@@ -70,18 +82,50 @@ def pixels(x: Tensor) -> Tensor:
     return (255 * x).round().to(torch.uint8)
 
 
-def _whitened(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log Σ and the moments of neighbours, whitened by Σ, each of unit norm: (3, p, p); and the eigenvectors of Σ.
+def _colour_reflections(prior: ImageStatistics) -> list[np.ndarray]:
+    """Changes of a plain block that leave its second moments nearly alone: signs of the principal colours, (p, p)."""
+    C, area = prior.channels, prior.patch_size**2
+    of_pixels = prior.moments.products[0].reshape(C, area, C, area)
+    colours = np.linalg.eigh(np.einsum("aibi->ab", of_pixels))[1]
+    return [np.kron(colours * signs @ colours.T, np.eye(area)) for signs in product((1, -1), repeat=C)]
 
-    An orthogonal matrix passes through all of this, and no direction is drowned by the brightness.
-    """
-    values, vectors = np.linalg.eigh(products[0])
-    values = np.maximum(values, values[-1] * 1e-6)
-    root = vectors / np.sqrt(values) @ vectors.T
-    log = vectors * np.log(values) @ vectors.T
-    log -= np.trace(log) / len(log) * np.eye(len(log))
-    result = np.stack([log, root @ products[1] @ root, root @ products[2] @ root])
-    return result / np.linalg.norm(result, axis=(1, 2), keepdims=True), vectors
+
+def _whitened(products: np.ndarray) -> np.ndarray:
+    """The moments of right and lower neighbours, whitened by Σ: (2, p, p)."""
+    root = _power(products[0], -0.5)
+    return np.stack([root @ products[1] @ root, root @ products[2] @ root])
+
+
+def _power(S: np.ndarray, exponent: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(S)
+    return vectors * np.maximum(values, values[-1] * 1e-6) ** exponent @ vectors.T
+
+
+def _log(S: np.ndarray) -> np.ndarray:
+    """log S, of trace 0."""
+    values, vectors = np.linalg.eigh(S)
+    logs = np.log(np.maximum(values, values[-1] * 1e-6))
+    return vectors * (logs - logs.mean()) @ vectors.T
+
+
+def _eigenvectors(S: np.ndarray) -> np.ndarray:
+    return np.linalg.eigh(S + S.T)[1]
+
+
+def _aligned(A: np.ndarray, B: np.ndarray, U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """An orthogonal Q for which Q B Qᵀ is like A, from the eigenvectors of a member of each."""
+    F, G = U.T @ A @ U, V.T @ B @ V
+    return U @ (_synchronised((F * G).sum(0))[:, None] * V.T)
+
+
+def _refined(A: np.ndarray, B: np.ndarray, Q: np.ndarray) -> np.ndarray:
+    """Q, turned until Q B Qᵀ comes no nearer to A."""
+    for _ in range(ROUNDS):
+        left, _, right = np.linalg.svd((A @ Q @ B.transpose(0, 2, 1) + A.transpose(0, 2, 1) @ Q @ B).sum(0))
+        if np.abs(Q - left @ right).max() < 1e-6:
+            break
+        Q = left @ right
+    return Q
 
 
 def _synchronised(W: np.ndarray) -> np.ndarray:

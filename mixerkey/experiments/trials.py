@@ -1,0 +1,401 @@
+"""One trial of the table of schemes: what an attacker is given, and what the attacks of the package make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mixerkey import (
+    ConvMixer,
+    Key,
+    accuracy,
+    decrypt_images,
+    encrypt_images,
+    encrypt_model,
+    load_pretrained,
+    patch_matrix,
+    set_patch_matrix,
+)
+from mixerkey.attacks import (
+    ImageStatistics,
+    Recovery,
+    block_pairs,
+    chosen_plaintext,
+    chosen_under_noise,
+    ciphertext_only,
+    hill_climb,
+    image_statistics,
+    known_scrambled,
+    least_squares,
+    mismatch,
+    model_only,
+    naturalness,
+    order_from_positions,
+    procrustes,
+    settle,
+    signed_assignment,
+    solve_jigsaw,
+    unlock_patches,
+    unmix,
+)
+from mixerkey.attacks.ciphertext import relatives
+from mixerkey.attacks.model_only import brightness
+from mixerkey.blocks import segment
+from mixerkey.cipher import normalize
+from mixerkey.data import load_cifar10, load_photos
+from mixerkey.embedding import UnsharedEmbedding
+from mixerkey.experiments.checkpoints import GRID, USUAL, fine_tuned, public, surrogate, vit
+from mixerkey.experiments.defences import add_noise, psnr
+from mixerkey.keys import BlockKey, BlockOrder, Flips, MatrixKey, PatchKeys, Shuffle, SignedPermutation
+from mixerkey.training import initialize
+from mixerkey.vit import ViT
+
+SECRET = 5000  # test images from here on are secret; what attackers train has seen those before
+JUDGED = 20  # images of each draw on which the decryption is judged
+SEEDS = range(10)  # of trainings that the attacker tries
+Found = Recovery | list[Recovery] | None  # a list where each judged image has a key of its own
+Solve = Callable[[Tensor, Tensor, int, int], Recovery]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A member of the family: how a key is drawn from a seed, and what happens to an image before.
+
+    Attributes:
+        kind: how its keys are attacked.
+        draw: the key of a seed; for a key per image, that of an image.
+        patch_size: M. Only keys of 4 meet networks.
+        noise: standard deviation, in grey levels.
+    """
+
+    kind: str
+    draw: Callable[[int], BlockKey]
+    patch_size: int = 4
+    noise: float = 0
+
+
+class Case:
+    """One trial: a key, and images of its own. An attack may use what its evidence names; the rest marks the answer."""
+
+    def __init__(self, scheme: Scheme, seed: int, count: int) -> None:
+        self.scheme, self.seed, self.count, self.M = scheme, seed, count, scheme.patch_size
+        self.rng = torch.Generator().manual_seed(seed)
+        images = secret_images()[seed * (count + JUDGED) : (seed + 1) * (count + JUDGED)]
+        self.seen, self.judged = images[:count], images[count:]
+        self.keys: list[BlockKey] = [scheme.draw(seed)]  # of the images seen, then of those judged
+        if scheme.kind == "images":
+            self.keys = [scheme.draw(1000 * seed + i) for i in range(count + JUDGED)]
+
+    def _encrypted(self, x: Tensor, keys: list[BlockKey]) -> Tensor:
+        noisy = add_noise(x, self.scheme.noise, self.rng)
+        return encrypt_images(noisy, keys if self.scheme.kind == "images" else keys[0])
+
+    def ciphertexts(self) -> Tensor:
+        return self._encrypted(self.seen, self.keys[: self.count])
+
+    def target(self) -> Tensor:
+        """What is to be decrypted; a ciphertext, too."""
+        return self._encrypted(self.judged, self.keys[-JUDGED:])
+
+    def known(self) -> tuple[Tensor, Tensor]:
+        return self.seen, self.ciphertexts()
+
+    def oracle(self, x: Tensor) -> Tensor:
+        return self._encrypted(x, self.keys)
+
+    def network(self) -> nn.Module:
+        return vit(0) if self.scheme.kind in ("order", "scrambled") else load_pretrained("cifar10")
+
+    def own(self) -> tuple[BlockKey, nn.Module]:
+        """Another client's key, and the same network encrypted with it."""
+        key = self.scheme.draw(10_000_000 + self.seed)
+        return key, encrypt_model(self.network(), key)
+
+    def models(self, network: nn.Module | None = None) -> list[nn.Module]:
+        """The network of the scheme, or another one, encrypted; with a key per image, once for each that is judged."""
+        network = network or self.network()
+        if self.scheme.kind != "images":
+            return [encrypt_model(network, self.keys[0])]
+        return [set_patch_matrix(network, E) for E in self._matrices(network)[-JUDGED:]]
+
+    def matrices(self) -> list[Tensor]:
+        """E' of each place, or of each image."""
+        return self._matrices(self.network()) if self.scheme.kind == "images" else matrices(self.models()[0])
+
+    def _matrices(self, network: nn.Module) -> list[Tensor]:
+        E = patch_matrix(network)
+        return [key.dual().act(E.T).T for key in self.keys]
+
+    def mark(self, found: Found) -> list:
+        """Whether the whole key was found, the median PSNR, and whether the attack says that it has no doubt."""
+        target, keys = self.target(), self.keys[-JUDGED:]
+        if found is None:  # the image as it is
+            seen = normalize(target) if target.dtype == torch.uint8 else target
+            return [False, round(psnr(seen, normalize(self.judged)), 2), False]
+        answers = found if isinstance(found, list) else [found] * len(keys)
+        opened = decrypt_images(target, [each.key for each in answers] if isinstance(found, list) else found.key)
+        whole = all(_equal(answer.key, key) for answer, key in zip(answers, keys, strict=True))
+        sure = not any(answer.ambiguous or isinstance(answer.key, MatrixKey) for answer in answers)
+        return [whole, round(psnr(normalize(opened), normalize(self.judged)), 2), sure]
+
+
+def _equal(a: BlockKey, b: BlockKey) -> bool:
+    """Matrices are right if all entries are to a thousandth of the largest; half a grey level is 54 dB."""
+    if isinstance(b, MatrixKey):
+        T = b.matrix()
+        return isinstance(a, MatrixKey) and bool((a.matrix() - T).abs().max() < 1e-3 * T.abs().max())
+    return a == b
+
+
+@cache
+def secret_images() -> Tensor:
+    images = load_cifar10("test")[0][SECRET:]
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
+
+
+@cache
+def pictures(name: str) -> Tensor:
+    """Public pictures, uint8 (N, 3, 32, 32): "like" the secret ones, or tiles of "photographs" in three sizes."""
+    if name == "like":
+        return load_cifar10("train")[0]
+    tiles = []
+    for photo in load_photos().values():
+        for times in (1, 2, 4):
+            small = nn.functional.avg_pool2d(photo.float(), times).round().to(torch.uint8)
+            tiles.append(small.unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 0, 3, 4).flatten(0, 1))
+    return torch.cat(tiles)
+
+
+@cache
+def prior(name: str, patch_size: int) -> ImageStatistics:
+    return image_statistics(pictures(name), patch_size)
+
+
+# The attacks. Each is told the scheme, and sees no key but its own.
+
+
+def nothing(case: Case) -> Found:
+    """The encrypted image as it is."""
+    return None
+
+
+def second_moments(public: str, case: Case) -> Found:
+    encrypted, known = case.ciphertexts(), prior(public, case.M)
+    return _of_its_kind(case, ciphertext_only(encrypted, known, case.rng), encrypted, known)
+
+
+def _of_its_kind(case: Case, found: Recovery, encrypted: Tensor, known: ImageStatistics) -> Recovery:
+    """Whoever knows that nothing is flipped, or that nothing moves, chooses among fewer keys."""
+    if isinstance(case.keys[0], Shuffle):
+        rivals = [g.then(found.key.shuffle) for g in relatives(case.M, 3) if not g.flips.any()]
+    elif isinstance(case.keys[0], Flips):
+        area = case.M**2
+        rivals = [
+            found.key.flip.then(SignedPermutation(range(3 * area), [f for f in flips for _ in range(area)], case.M, 3))
+            for flips in product((0, 1), repeat=3)
+        ]
+    else:
+        return found
+    best = max(rivals, key=lambda key: naturalness(decrypt_images(encrypted, key), known))
+    return Recovery(best, found.score, found.ambiguous)
+
+
+def whitening(public: str, case: Case) -> Found:
+    return unmix(case.ciphertexts(), prior(public, 4), orthogonal=case.scheme.kind == "orthogonal")
+
+
+def neighbours(public: str, case: Case) -> Found:
+    return unlock_patches(case.ciphertexts(), pictures(public)[:10_000], 4, case.rng)
+
+
+def jigsaw(case: Case) -> Found:
+    return solve_jigsaw(case.ciphertexts(), 4)
+
+
+def moments_then_jigsaw(public: str, case: Case) -> Found:
+    """The order of blocks does not change what is within; the borders then show the order, and which way is up."""
+    encrypted, known = case.ciphertexts(), prior(public, 4)
+    within = ciphertext_only(encrypted, known, case.rng)
+    rivals = []
+    for g in relatives(4, 3)[::2]:
+        if g.permutation[0] < 16 and g.permutation[16] // 16 == 1:  # the channels stay
+            key = g.then(within.key)
+            rivals.append(key.then(solve_jigsaw(decrypt_images(encrypted, key), 4).key))
+    best = max(rivals, key=lambda key: naturalness(decrypt_images(encrypted, key), known))
+    return Recovery(best, within.score, within.ambiguous)
+
+
+def each_alone(public: str, case: Case) -> Found:
+    return [ciphertext_only(image[None], prior(public, 4), case.rng) for image in case.target()]
+
+
+SOLVE: dict[str, Solve] = {"signed": signed_assignment, "orthogonal": procrustes, "invertible": least_squares}
+
+
+def pairs(case: Case) -> Found:
+    return SOLVE[case.scheme.kind](*block_pairs(*case.known(), case.M), case.M, 3)
+
+
+def pairs_of_each_place(case: Case) -> Found:
+    plain, encrypted = (segment(normalize(x), 4).flatten(1, 2) for x in case.known())  # (N, places, p_b)
+    return _places(signed_assignment(plain[:, n], encrypted[:, n], 4, 3) for n in range(64))
+
+
+def _places(found: Iterable[Recovery]) -> Recovery:
+    found = list(found)
+    doubts = tuple(
+        PatchKeys((g if m == n else SignedPermutation.identity(4, 3) for m in range(64)), GRID)
+        for n, place in enumerate(found)
+        for g in place.ambiguous
+    )
+    return Recovery(PatchKeys((place.key for place in found), GRID), min(place.score for place in found), doubts)
+
+
+def pairs_and_places(case: Case) -> Found:
+    return known_scrambled(*case.known(), 4)
+
+
+def one_query(case: Case) -> Found:
+    try:
+        return chosen_plaintext(case.oracle, case.M, 3)
+    except ValueError:  # the answer is none of this cipher's; the attacker sees that it failed
+        return None
+
+
+def random_query(case: Case) -> Found:
+    return chosen_under_noise(case.oracle, case.M, 3, case.rng, solve=SOLVE[case.scheme.kind])
+
+
+def one_query_for_all_places(case: Case) -> Found:
+    def place(n: int) -> Callable[[Tensor], Tensor]:
+        i, j = 4 * (n // 8), 4 * (n % 8)
+        return lambda x: case.oracle(x.repeat(1, 8, 8))[:, i : i + 4, j : j + 4]
+
+    return _places(chosen_plaintext(place(n), 4, 3) for n in range(64))
+
+
+def random_image(case: Case) -> Found:
+    x = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8, generator=case.rng)
+    return known_scrambled(x, case.oracle(x), 4)
+
+
+def flips_by_brightness(public: str, case: Case) -> Found:
+    """Which half of the pixels is flipped, or which other half: public pictures say. What moves remains unknown."""
+    encrypted = cast(ConvMixer, case.models()[0])
+    flips = brightness(encrypted) < 0
+    rivals = [Flips(range(48), half, 4, 3) for half in (flips, ~flips)]
+    best = max(rivals, key=lambda key: -mismatch(_decrypted(encrypted, key), pictures(public)[-100:]))
+    return Recovery(best, 0.0, () if isinstance(case.keys[0], Flips) else (SignedPermutation.identity(4, 3),))
+
+
+def gram_matrix(case: Case) -> Found:
+    return _gram_matrix(case, cast(ConvMixer, case.models()[0]))
+
+
+def _gram_matrix(case: Case, encrypted: ConvMixer) -> Recovery:
+    """`model_only`, and public images that say which of its relatives; half of the signs are flipped first, if none."""
+    plain, mine = load_cifar10("test")[0][:100], Flips.from_seed(case.seed, 4, 3)
+    if isinstance(case.keys[0], Shuffle):
+        encrypted = encrypt_model(encrypted, mine)
+    found = model_only(encrypted, surrogate(), case.rng)
+    everything = Recovery(found.key, found.score, tuple(relatives(4, 3)[1:]))
+    found = settle(everything, lambda key: -mismatch(_decrypted(encrypted, key), plain))
+    if isinstance(case.keys[0], Shuffle):
+        return Recovery(found.key.then(mine).shuffle, found.score, found.ambiguous)
+    return found
+
+
+def _decrypted(model: ConvMixer, key: SignedPermutation) -> ConvMixer:
+    """`mixerkey.decrypt_model` without its proof: an attacker tries many keys."""
+    return set_patch_matrix(model, key.inverse().act(patch_matrix(model).T).T)
+
+
+def gram_matrix_of_one(case: Case) -> Found:
+    """Relative keys take all keys to one; that one from its own model."""
+    each = case.matrices()
+    first = set_patch_matrix(load_pretrained("cifar10"), each[0])
+    return _from_first(case, _gram_matrix(case, first), _to_first(each))
+
+
+def moments_of_one(public: str, case: Case) -> Found:
+    """Relative keys take all images to one key; that one from the images."""
+    encrypted, to_first = case.ciphertexts(), _to_first(case.matrices())
+    if case.scheme.kind == "images":
+        turned = encrypt_images(encrypted, to_first[: case.count])
+    else:
+        turned = encrypt_images(encrypted, PatchKeys(to_first, GRID))
+    return _from_first(case, ciphertext_only(turned, prior(public, 4), case.rng), to_first)
+
+
+def _to_first(each: list[Tensor]) -> list[SignedPermutation]:
+    """For each image, or each place, the key that takes it to the first one's."""
+    return [signed_assignment(E.T, each[0].T, 4, 3).key for E in each]
+
+
+def _from_first(case: Case, first: Recovery, to_first: list[SignedPermutation]) -> Found:
+    each = [Recovery(first.key.then(key.inverse()), first.score, first.ambiguous) for key in to_first]
+    return each[-JUDGED:] if case.scheme.kind == "images" else _places(each)
+
+
+def climb(case: Case) -> Found:
+    """A black box that tells its accuracy on 50 labelled images, as often as it is asked."""
+    encrypted, (images, labels) = case.models()[0], load_cifar10("test")
+    start = Key.from_seed(1000 + case.seed, 4, 3)
+    return hill_climb(lambda key: accuracy(encrypted, images[:50], labels[:50], key), start, case.count, case.rng)
+
+
+def matrices(model: nn.Module) -> list[Tensor]:
+    """The matrix E of each place, or the only one."""
+    for module in model.modules():
+        if isinstance(module, UnsharedEmbedding):
+            return list(module.weight.detach().flatten(1, 2).permute(1, 2, 0))
+    return [patch_matrix(model)]
+
+
+def rows(kind: str, known: nn.Module, encrypted: nn.Module) -> Recovery:
+    """The key that takes a known network nearest to an encrypted one: matching rows, and rows of positions."""
+    A, B = matrices(known), matrices(encrypted)
+    if kind == "places":
+        return _places(signed_assignment(A[n % len(A)].T, E.T, 4, 3) for n, E in enumerate(B))
+    if kind in ("order", "scrambled"):
+        before, after = (cast(ViT, model).positions.detach() for model in (known, encrypted))
+        places = order_from_positions(after, before, BlockOrder.from_seed(0, 4, 3, GRID))
+        if kind == "order":
+            return places
+        within = signed_assignment(A[0].T, B[0].T, 4, 3)
+        return Recovery(within.key.then(places.key), within.score, (*within.ambiguous, *places.ambiguous))
+    found = SOLVE.get(kind, signed_assignment)(A[0].T, B[0].T, 4, 3)
+    return Recovery(found.key.dual(), found.score, found.ambiguous)
+
+
+def rows_of_own_model(case: Case) -> Found:
+    key, model = case.own()
+    return _each(case, [rows(case.scheme.kind, model, encrypted) for encrypted in case.models()], before=key)
+
+
+def rows_of_checkpoint(case: Case) -> Found:
+    known = public(type(case.network()))
+    tuned = case.models(fine_tuned(type(known), *USUAL))
+    return _each(case, [rows(case.scheme.kind, known, encrypted) for encrypted in tuned])
+
+
+def rows_of_initial_weights(case: Case) -> Found:
+    """Of ten seeds that the training may have begun with."""
+    starts = []
+    for seed in SEEDS:
+        starts.append(type(case.network())(**case.network().sizes))  # type: ignore[arg-type]
+        initialize(starts[-1], torch.Generator().manual_seed(seed))
+    found = [[rows(case.scheme.kind, start, encrypted) for start in starts] for encrypted in case.models()]
+    return _each(case, [max(of_one, key=lambda each: each.score) for of_one in found])
+
+
+def _each(case: Case, found: list[Recovery], before: BlockKey | None = None) -> Found:
+    if before is not None:
+        found = [Recovery(before.then(one.key), one.score, one.ambiguous) for one in found]
+    return found if case.scheme.kind == "images" else found[0]

@@ -1,0 +1,173 @@
+"""The table of schemes against attackers: what it holds, that it is monotone in evidence, that it goes on."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixerkey.experiments import schemes, trials
+from mixerkey.experiments.schemes import ATTACKERS, ATTACKS, BRINGS, SCHEMES, cell, closure, draws, rank, units
+from mixerkey.experiments.trials import JUDGED, SECRET, Case
+from mixerkey.receipts import Receipt
+
+
+def never(*_: object) -> list:
+    raise AssertionError("this was computed before")
+
+
+@pytest.fixture
+def photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of photographs in the place of CIFAR-10's secret images."""
+    monkeypatch.setattr(trials, "secret_images", lambda: trials.pictures("photographs"))
+
+
+def table(results: dict) -> dict:
+    found: dict = {}
+    for row, name, count in units():
+        found.setdefault(row, {}).setdefault(name, {})[str(count)] = results[row, name, count]
+    return found
+
+
+def check_monotone(receipt: dict, rows: list[str]) -> None:
+    have = {name: closure(evidence) for name, evidence in ATTACKERS.items()}
+    for row in rows:
+        cells = {name: cell(receipt, row, have[name]) for name in ATTACKERS}
+        for a, b in product(ATTACKERS, repeat=2):
+            less, more = cells[a], cells[b]
+            if have[a] <= have[b] and less and more:
+                assert rank(less) <= rank(more), (row, a, b)
+
+
+@settings(max_examples=10)
+@given(st.randoms(use_true_random=False))
+def test_more_evidence_is_never_worth_less(random) -> None:  # type: ignore[no-untyped-def]
+    """Whatever the attacks achieve, and for all sets of evidence, not only the table's."""
+    found = {unit: [[random.random() < 0.5, random.choice([8.0, 40.0]), True, 1.0]] for unit in units()}
+    results = table(found)
+    check_monotone(results, ["shuffle and flips", "key per place"])
+    kinds = sorted(set(BRINGS) | set(BRINGS.values()) | {"like pictures", "own key"})
+    less = set(random.sample(kinds, random.randrange(len(kinds))))
+    more = less | {random.choice(kinds)}
+    for row in ("shuffle and flips", "key per image"):
+        assert rank(cell(results, row, less)) <= rank(cell(results, row, more))  # type: ignore[arg-type]
+
+
+def test_all_evidence_is_used_and_all_kinds_are_attacked() -> None:
+    known = set(BRINGS) | set(BRINGS.values()) | {"like pictures", "own key"}
+    assert {kind for attack in ATTACKS.values() for kind in attack.needs} <= known
+    assert {kind for evidence in ATTACKERS.values() for kind in evidence} <= known
+    for scheme in SCHEMES.values():
+        assert sum(scheme.kind in attack.against for attack in ATTACKS.values()) > 4
+    assert closure({"chosen images"}) == {"chosen images", "known images", "ciphertexts"}
+    assert closure(ATTACKERS["everything"]) >= set().union(*map(closure, ATTACKERS.values()))
+
+
+def test_where_no_network_is_there_is_no_cell() -> None:
+    results = table({unit: [[False, 8.0, False, 0.0]] for unit in units()})
+    for row, name in product(SCHEMES, ATTACKERS):
+        assert (cell(results, row, ATTACKERS[name]) is None) == (
+            "queries" in closure(ATTACKERS[name]) and SCHEMES[row].patch_size != 4
+        )
+
+
+@pytest.mark.parametrize("name", ["jigsaw", "whitening", "neighbours"])
+def test_draws_share_no_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.arange(10_000 - SECRET)[:, None, None, None].expand(-1, 3, 32, 32)
+    monkeypatch.setattr(trials, "secret_images", lambda: numbers)
+    scheme = next(scheme for scheme in SCHEMES.values() if scheme.kind in ATTACKS[name].against)
+    for count in ATTACKS[name].counts:
+        used = []
+        for seed in range(draws(ATTACKS[name], count)):
+            case = Case(scheme, seed, count)
+            used += [*case.seen[:, 0, 0, 0].tolist(), *case.judged[:, 0, 0, 0].tolist()]
+            assert (len(case.seen), len(case.judged)) == (count, JUDGED)
+        assert len(set(used)) == len(used)
+
+
+def test_the_best_attack_wins_and_sure_errors_are_counted() -> None:
+    results = {name: {"0": [[False, 8.0, False, 0.0]]} for name in ATTACKS}
+    results["second moments"] = {
+        "10": [[True, 100.0, True, 1.0], [False, 9.0, True, 3.0]],
+        "100": [[True, 100.0, True, 1.0]] * 2,
+        "400": [[True, 100.0, True, 1.0]] * 2,
+    }
+    found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
+    assert found is not None
+    assert (found["attack"], found["count"], found["whole"], found["of"]) == ("second moments", 100, 2, 2)
+    assert found["sure and wrong"] == 0
+    del results["second moments"]["100"], results["second moments"]["400"]
+    found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
+    assert found is not None
+    assert (found["whole"], found["sure and wrong"], found["seconds"]) == (1, 1, 2.0)
+
+
+def test_one_cell_from_its_seed_which_is_not_run_again(
+    tmp_path: Path, photographs: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "receipt.json"
+    arguments = ["--out", str(out), "--draws", "1", "--cell", "flips", "known images"]
+    schemes.main(arguments)
+    first = capsys.readouterr().out
+    assert "'attack': 'pairs', 'count': 1, 'whole': 1, 'of': 1" in first
+    written = json.loads(out.read_text(encoding="utf-8"))["trials"]
+    assert set(written["flips"]) == {"none", "second moments, photographs", "pairs"}
+    monkeypatch.setattr(schemes, "trial", never)
+    schemes.main(arguments)
+    assert capsys.readouterr().out == first
+
+
+def test_processes_share_the_work_and_the_next_run_gathers_it(
+    tmp_path: Path, photographs: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "receipt.json"
+    arguments = ["--out", str(out), "--draws", "2", "--cell", "block order", "chosen images"]
+    monkeypatch.setattr(schemes, "trial", lambda scheme, attack, count, seed: [True, float(count), True, 0.0])
+    shares = []
+    for process in range(2):
+        monkeypatch.setenv("RANK", str(process))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        schemes.main(arguments)
+        shard = json.loads((tmp_path / f"receipt-{process}.json").read_text(encoding="utf-8"))["trials"]["block order"]
+        shares.append({(name, count) for name, counts in shard.items() for count in counts})
+    assert not shares[0] & shares[1]
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(schemes, "trial", never)
+    schemes.main(arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["receipt.json"]
+    found = json.loads(out.read_text(encoding="utf-8"))["trials"]["block order"]
+    assert {(name, count) for name, counts in found.items() for count in counts} == shares[0] | shares[1]
+    assert "'count': 400" in capsys.readouterr().out
+
+
+def test_a_cell_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        schemes.main(["--cell", "rot13", "ciphertexts"])
+    assert "there is no 'rot13'; choose from shuffle, flips" in capsys.readouterr().err
+
+
+def test_an_attack_that_fails_leaves_the_encrypted_image(photographs: None) -> None:
+    case = Case(SCHEMES["noise of 32 levels"], 0, 1)
+    whole, decibels, sure = case.mark(trials.one_query(case))
+    assert not whole
+    assert decibels < 12
+    assert not sure
+
+
+@pytest.mark.parametrize("row", [row for row in SCHEMES if SCHEMES[row].kind not in ("order", "scrambled", "images")])
+def test_pairs_open_every_scheme_with_one_key(row: str, photographs: None) -> None:
+    name = "pairs of each place" if SCHEMES[row].kind == "places" else "pairs"
+    whole, decibels, *_ = schemes.trial(SCHEMES[row], ATTACKS[name], 100, 0)
+    assert whole
+    assert decibels > (15 if SCHEMES[row].noise else 90)
+
+
+def test_an_empty_receipt_has_no_best_attack() -> None:
+    with pytest.raises(KeyError):
+        cell(Receipt(None, {}).content, "flips", {"ciphertexts"})
