@@ -6,7 +6,9 @@ The other commands are those of the three parties.
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +17,10 @@ import torch
 import torch.distributed as dist
 
 from mixerkey.convmixer import PRETRAINED, ConvMixer, load_pretrained, save_model
-from mixerkey.data import DataUnavailable, load_cifar10, load_digits
+from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import report, reproduce
-from mixerkey.files import write_json
+from mixerkey.files import one_line, write_json
 from mixerkey.parties.commands import add_commands
 from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, train
 from mixerkey.vit import ViT
@@ -31,23 +33,50 @@ RECIPES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Run the command line.
+
+    Returns:
+        0; or 130 after Ctrl-C, and 141 where nobody reads the output any more, as with ``| head``.
+
+    Raises:
+        SystemExit: 1 when a file, a setting, the network or the provider is not as it must be, with one line that says
+            why; 2 when the command itself is wrong.
 
     >>> main(["train", "digits", "--help"])
     Traceback (most recent call last):
         ...
     SystemExit: 0
     """
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows another
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser("mixerkey", description=__doc__)
     commands = parser.add_subparsers(required=True)
     _add_train(commands)
     _add_reproduce(commands)
     add_commands(commands)
-    options = parser.parse_args(arguments)
     try:
-        return options.run(options)
-    except (ValueError, DataUnavailable) as error:
-        parser.exit(1, f"mixerkey: {error}\n")
+        options = parser.parse_args(arguments)
+        options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("mixerkey: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush has a reader
+        return 141
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"mixerkey: {error.name} is missing; pip install 'mixerkey[service]'") from error
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        raise SystemExit(f"mixerkey: {_explained(error)}") from error
+    return 0
+
+
+def _explained(error: Exception) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}", 500)
+    return one_line(error, 500) or type(error).__name__
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -90,17 +119,16 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_reproduce)
 
 
-def _reproduce(options: argparse.Namespace) -> int:
+def _reproduce(options: argparse.Namespace) -> None:
     with _processes():
         receipt = reproduce(options.name, options.out, only=options.only)
         if _first():
             if options.only is None:
                 write_json(options.out / "paper.json", receipt)
             print(report(receipt))
-    return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     recipe = RECIPES[options.name].get(options.recipe)
     if recipe is None:
         raise ValueError(f"{options.name} has no recipe {options.recipe!r}; use --recipe fast")
@@ -134,7 +162,6 @@ def _train(options: argparse.Namespace) -> int:
             save_model(model.cpu(), options.out / f"{options.name}.safetensors")
             write_json(options.out / f"{options.name}.json", receipt)
             print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
-    return 0
 
 
 @contextmanager

@@ -148,10 +148,16 @@ def cifar10_available() -> bool:
 def cache_folder() -> Path:
     """Where downloads are kept: MIXERKEY_CACHE, or the platform's cache folder.
 
+    Raises:
+        DataUnavailable: this user has no home.
+
     >>> isinstance(cache_folder(), Path)
     True
     """
-    return Path(os.environ.get("MIXERKEY_CACHE") or user_cache_path("mixerkey"))
+    try:
+        return Path(os.environ.get("MIXERKEY_CACHE") or user_cache_path("mixerkey")).expanduser()
+    except RuntimeError as error:
+        raise DataUnavailable(f"No cache: {one_line(error)} Set MIXERKEY_CACHE to a folder.") from error
 
 
 def _check_split(split: str) -> None:
@@ -174,7 +180,7 @@ def _order(digests: list[bytes]) -> list[int]:
 def _find_cifar10(download: bool) -> Path:
     given = os.environ.get("MIXERKEY_DATA")
     if given:
-        if found := _locate(Path(given)):
+        if found := _locate(Path(os.path.expanduser(given))):
             return found
         raise DataUnavailable(
             f"MIXERKEY_DATA is {given}, where there is no CIFAR-10.\n"

@@ -897,3 +897,21 @@ def test_real_cifar10_is_that_of_an_independent_checksum(
     ):
         whole.update(row)
     assert whole.hexdigest() == checksum
+
+
+def test_home_is_where_the_tilde_says_and_without_one_nothing_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MIXERKEY_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MIXERKEY_CACHE", "~/cache")
+    assert data.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("MIXERKEY_CACHE")
+
+    def homeless(name: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(data, "user_cache_path", homeless)
+    assert not data.cifar10_available()
+    with pytest.raises(data.DataUnavailable, match="Set MIXERKEY_CACHE to a folder"):
+        data.load_cifar10("test")

@@ -12,6 +12,7 @@ import socket
 import ssl
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -50,7 +51,7 @@ from mixerkey.convmixer import load_model, save_model
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
 from mixerkey.parties import client as client_module
-from mixerkey.parties import guard, provider
+from mixerkey.parties import commands, guard, provider
 from mixerkey.parties.batching import Batcher, QueueFull
 from mixerkey.parties.client import Client, ProviderError
 from mixerkey.parties.provider import Limits, Models, create_app, make_server
@@ -63,6 +64,7 @@ from mixerkey.parties.trainer import (
     save_encrypted,
     save_key,
 )
+from mixerkey.pictures import write_picture
 
 IMAGES, LABELS = load_digits("test")
 
@@ -1148,6 +1150,50 @@ def test_no_command_writes_over_a_key_or_its_id(third: Path, command: str) -> No
 def test_what_a_reader_can_put_right_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"^mixerkey: [^\n]+$"):
         main([argument.format(tmp_path) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (None, 0),
+        (KeyboardInterrupt(), 130),
+        (ValueError("two\nlines \x1b[2J"), "mixerkey: two lines [2J"),
+        (OSError(28, "No space left on device", "/x/a.json"), "mixerkey: /x/a.json: No space left on device"),
+        (OSError(28, "No space left on device", b"/x/\xff"), "mixerkey: /x/ : No space left on device"),
+        (OSError("odd"), "mixerkey: odd"),
+        (MemoryError(), "mixerkey: MemoryError"),
+        (RuntimeError("a"), "mixerkey: a"),
+        (ModuleNotFoundError("no", name="fastapi"), "mixerkey: fastapi is missing; pip install 'mixerkey[service]'"),
+    ],
+)
+def test_however_a_command_ends_a_script_can_tell(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, ending: int | str
+) -> None:
+    def run(options: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(commands, "_keygen", run)
+    arguments = ["keygen", "key.json", "--patch-size", "2", "--channels", "1"]
+    if isinstance(ending, int):
+        assert main(arguments) == ending
+    else:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == ending
+
+
+def test_nobody_reads_on(tmp_path: Path) -> None:
+    """As with ``| head``: neither a traceback nor Python's complaint at the end."""
+    for n, name in enumerate(("a", "b")):
+        write_picture(IMAGES[n], tmp_path / "in" / f"{name}.png")
+    KEY.save(tmp_path / "key.json")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mixerkey", "encrypt", "in", "out", "--key", "key.json"]
+    with os.fdopen(writer, "wb") as stdout:
+        ended = subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_without_the_extra_the_commands_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor, nn
 
 from mixerkey.absorption import encrypt_model
@@ -40,6 +39,7 @@ from mixerkey.data import load_digits, load_photos
 from mixerkey.embedding import find_patch_embedding, patch_matrix
 from mixerkey.evaluation import accuracy, classify, partly_wrong
 from mixerkey.keys import Key, SignedPermutation
+from mixerkey.pictures import open_picture
 
 SIDE = 96  # pixels of an uploaded picture, a multiple of every block size
 BLOCK_SIZES = (2, 4, 8, 16)
@@ -237,18 +237,14 @@ def read_picture(content: bytes, channels: int) -> Tensor:
     Raises:
         ValueError: not a picture, or another number of channels.
 
+    >>> from PIL import Image
     >>> png = io.BytesIO()
     >>> Image.new("RGB", (300, 200), "red").save(png, "PNG")
     >>> picture = read_picture(png.getvalue(), 3)
     >>> picture.shape, picture[:, 0, 0]
     (torch.Size([3, 96, 96]), tensor([255,   0,   0], dtype=torch.uint8))
     """
-    if channels not in (1, 3):
-        raise ValueError(f"pictures have 1 or 3 channels, got {channels}")
-    try:
-        picture = Image.open(io.BytesIO(content)).convert("RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
-        raise ValueError("this file can't be read as a picture; choose a PNG or JPEG file") from error
+    picture = open_picture(io.BytesIO(content), channels)
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     picture = picture.resize((SIDE, SIDE), box=(left, top, left + side, top + side))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.convmixer import PRETRAINED, load_pretrained, load_with_metadata
 from mixerkey.data import CIFAR10_CLASSES, load_digits
-from mixerkey.files import keep_apart, write_file
+from mixerkey.files import keep_apart
 from mixerkey.key_files import load_key, load_key_and_id
 from mixerkey.keys import BlockKey, Key
 from mixerkey.parties.trainer import (
@@ -31,107 +30,100 @@ from mixerkey.parties.trainer import (
     save_encrypted,
     save_key,
 )
+from mixerkey.pictures import convert_folder, read_picture, write_picture
 
 SIDES = {"digits": 8, "cifar10": 32}
 CLASSES = {"digits": tuple("0123456789"), "cifar10": CIFAR10_CLASSES}
 TOKEN = "MIXERKEY_TOKEN"
-Run = Callable[[argparse.Namespace], None]
+FILE: dict[str, Any] = {"type": Path}
+NEEDED: dict[str, Any] = {"type": Path, "required": True}
+URL = "http://127.0.0.1:8000"
+COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each does, an example, its arguments
+    "keygen": (
+        "third party: draw a key, and with it an id that says nothing about it",
+        "key.json --patch-size 2 --channels 1",
+        {
+            "key": FILE | {"help": "JSON file to write, readable by its owner only"},
+            "--patch-size": {"type": int, "required": True, "metavar": "M", "help": "2 for digits, 4 for cifar10"},
+            "--channels": {"type": int, "required": True, "metavar": "C", "help": "1 for digits, 3 for cifar10"},
+        },
+    ),
+    "encrypt-model": (
+        "third party: encrypt a model for the provider",
+        "digits key.json models/a.safetensors",
+        {
+            "model": {"help": f"{' or '.join(PRETRAINED)}, or a safetensors file that mixerkey trained"},
+            "key": FILE,
+            "out": FILE,
+            "--side": {"type": int, "metavar": "N", "help": "of the images, in pixels; needed for a file"},
+            "--classes": {"metavar": "A,B,...", "help": "names of the outputs; by default 0, 1, ... for a file"},
+        },
+    ),
+    "rotate": (
+        "third party: from the old key to a new one, without decrypting the model and without retraining",
+        "models/a.safetensors key.json new.json models/b.safetensors",
+        {"model": FILE, "old": FILE, "new": FILE, "out": FILE},
+    ),
+    **{
+        name: (
+            f"client: {name} one picture, or all PNGs below a folder; what is done already is left alone",
+            f"in.png out.png --key key.json; mixerkey {name} pictures/ {name}ed/ --key key.json",
+            {
+                "image": FILE | {"help": "width and height must be divisible by the key's patch size"},
+                "out": FILE | {"help": "a .png, since other formats lose pixels; or a folder"},
+                "--key": NEEDED,
+            },
+        )
+        for name in ("encrypt", "decrypt")
+    },
+    "serve": (
+        "provider: answer encrypted images until Ctrl-C; SIGHUP reads the models again",
+        "models/ --host 0.0.0.0 --token-file token.txt",
+        {
+            "models": FILE | {"nargs": "+", "metavar": "MODEL", "help": "encrypted models, or folders of them"},
+            "--host": {"default": "127.0.0.1", "help": "0.0.0.0 for everyone on the network, :: with IPv6"},
+            "--port": {"type": int, "default": 8000, "help": "0 for any that is free"},
+            "--batch": {"type": int, "default": 256, "help": "the most images in a request or forward pass"},
+            "--queue": {"type": int, "default": 1024, "help": "the most images that wait; beyond it, 503"},
+            "--timeout": {
+                "type": float,
+                "default": 30.0,
+                "metavar": "SECONDS",
+                "help": "headers, body, answer, and reading it: each",
+            },
+            "--name": {"action": "append", "default": [], "help": "a host name to answer to; again for more"},
+            "--prefix": {"default": "", "metavar": "/PATH", "help": "the path under which a proxy shows it"},
+            "--token-file": FILE | {"help": f"ask clients for this bearer token; or set {TOKEN}"},
+        },
+    ),
+    "classify": (
+        "client: encrypt pictures here and ask a provider what they show",
+        f"three.png --key key.json --url {URL}",
+        {
+            "images": FILE | {"nargs": "*", "help": "pictures, resized to the model's; by default 360 digits"},
+            "--key": NEEDED,
+            "--key-id": {"help": "by default, the key's own"},
+            "--url": {"default": URL},
+            "--token-file": FILE | {"help": f"the provider's bearer token; or set {TOKEN}"},
+        },
+    ),
+}
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add keygen, encrypt-model, rotate, encrypt, decrypt, serve and classify.
-
-    Each ends with exit code 0; 1 when a file, an address or the provider is not as it must be, with one line that says
-    why; 2 when the command itself is wrong.
+    """Add the commands of the three parties; see `mixerkey.__main__.main` for how they end.
 
     >>> parser = argparse.ArgumentParser()
     >>> add_commands(parser.add_subparsers())
     >>> parser.parse_args(["keygen", "key.json", "--patch-size", "2", "--channels", "1"]).patch_size
     2
     """
-
-    def add(name: str, run: Run, help: str, example: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help, epilog=f"example: mixerkey {example}")
-        command.set_defaults(run=lambda options: _guarded(run, options))
-        return command
-
-    command = add(
-        "keygen",
-        _keygen,
-        "third party: draw a key, and with it an id that says nothing about it",
-        "keygen key.json --patch-size 2 --channels 1",
-    )
-    command.add_argument("key", type=Path, help="JSON file to write, readable by its owner only")
-    command.add_argument("--patch-size", type=int, required=True, metavar="M", help="2 for digits, 4 for cifar10")
-    command.add_argument("--channels", type=int, required=True, metavar="C", help="1 for digits, 3 for cifar10")
-
-    command = add(
-        "encrypt-model",
-        _encrypt_model,
-        "third party: encrypt a model for the provider",
-        "encrypt-model digits key.json models/a.safetensors",
-    )
-    command.add_argument("model", help=f"{' or '.join(PRETRAINED)}, or a safetensors file that mixerkey trained")
-    command.add_argument("key", type=Path)
-    command.add_argument("out", type=Path)
-    command.add_argument("--side", type=int, metavar="N", help="of the images, in pixels; needed for a file")
-    command.add_argument("--classes", metavar="A,B,…", help="names of the outputs; by default 0, 1, … for a file")
-
-    command = add(
-        "rotate",
-        _rotate,
-        "third party: from the old key to a new one, without decrypting the model and without retraining",
-        "rotate models/a.safetensors key.json new.json models/b.safetensors",
-    )
-    for name in ("model", "old", "new", "out"):
-        command.add_argument(name, type=Path)
-
-    for name, run in (("encrypt", _encrypt), ("decrypt", _decrypt)):
-        command = add(name, run, f"client: {name} one picture", f"{name} in.png out.png --key key.json")
-        command.add_argument("image", type=Path, help="width and height must be divisible by the key's patch size")
-        command.add_argument("out", type=Path, help="a .png: other formats lose pixels")
-        command.add_argument("--key", type=Path, required=True)
-
-    command = add(
-        "serve",
-        _serve,
-        "provider: answer encrypted images until Ctrl-C; SIGHUP reads the models again",
-        "serve models/ --host 0.0.0.0 --token-file token.txt",
-    )
-    command.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="encrypted models, or folders of them")
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everyone on the network")
-    command.add_argument("--port", type=int, default=8000, help="0 for any that is free")
-    command.add_argument("--batch", type=int, default=256, help="the most images in a request or forward pass")
-    command.add_argument("--queue", type=int, default=1024, help="the most images that wait; beyond it, 503")
-    command.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="headers, body, answer: each")
-    command.add_argument(
-        "--name", action="append", default=[], help="a host name that it is reached by; again for more"
-    )
-    command.add_argument("--prefix", default="", metavar="/PATH", help="the path under which a proxy shows it")
-    command.add_argument("--token-file", type=Path, help=f"ask clients for this bearer token; or set {TOKEN}")
-
-    command = add(
-        "classify",
-        _classify,
-        "client: encrypt pictures here and ask a provider what they show",
-        "classify three.png --key key.json --url http://127.0.0.1:8000",
-    )
-    command.add_argument("images", type=Path, nargs="*", help="pictures, resized to the model's; by default 360 digits")
-    command.add_argument("--key", type=Path, required=True)
-    command.add_argument("--key-id", help="by default, the key's own")
-    command.add_argument("--url", default="http://127.0.0.1:8000")
-    command.add_argument("--token-file", type=Path, help=f"the provider's bearer token; or set {TOKEN}")
-
-
-def _guarded(run: Run, options: argparse.Namespace) -> int:
-    """What a reader can put right ends in one line and exit code 1, not in a traceback."""
-    try:
-        run(options)
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"mixerkey: {error.name} is missing; pip install 'mixerkey[service]'") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SystemExit(f"mixerkey: {error}") from error
-    return 0
+    runs = (_keygen, _encrypt_model, _rotate, _encrypt, _decrypt, _serve, _classify)
+    for (name, (help, example, arguments)), run in zip(COMMANDS.items(), runs, strict=True):
+        command = commands.add_parser(name, help=help, description=help, epilog=f"example: mixerkey {name} {example}")
+        command.set_defaults(run=run)
+        for argument, options in arguments.items():
+            command.add_argument(argument, **options)
 
 
 def _keygen(options: argparse.Namespace) -> None:
@@ -179,7 +171,15 @@ def _decrypt(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace, cipher: Callable[[Tensor, BlockKey], Tensor]) -> None:
     keep_apart(options.out, options.image, options.key)
     key = moving(load_key(options.key))
-    _write_image(cipher(_read_image(options.image, key.channels), key), options.out)
+    if options.image.is_dir():
+        done, failed = convert_folder(options.image, options.out, key.channels, lambda image: cipher(image, key))
+        print(f"{done} pictures are in {options.out}")
+        if failed:
+            raise ValueError(f"{len(failed)} are not, the first because {failed[0]}")
+        return
+    if cipher is decrypt_images and options.image.suffix.lower() != ".png":
+        raise ValueError(f"{options.image} is no .png, as encrypt writes it: other formats lose pixels")
+    write_picture(cipher(read_picture(options.image, key.channels, exact=True), key), options.out)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -207,12 +207,12 @@ def _classify(options: argparse.Namespace) -> None:
         card = client.card()
         if not options.images:
             images, labels = load_digits("test")
-            answers = client.classify(images, progress=True).argmax(1)
+            answers = client.classify(images, progress=sys.stderr.isatty()).argmax(1)
             print(f"{int((answers == labels).sum())} of {len(labels)} digits right")
             return
         size = card.width, card.height
-        images = torch.stack([_read_image(path, card.channels, size) for path in options.images])
-        for path, row in zip(options.images, client.classify(images, progress=True), strict=True):
+        images = torch.stack([read_picture(path, card.channels, size=size) for path in options.images])
+        for path, row in zip(options.images, client.classify(images, progress=sys.stderr.isatty()), strict=True):
             print(f"{path.name}: {card.classes[int(row.argmax())]} ({row.max():.1%})")
 
 
@@ -227,24 +227,3 @@ def _token(options: argparse.Namespace) -> str | None:
             return check_token(stream.read(10_000).decode("utf-8-sig", "replace"))
     except ValueError as error:
         raise ValueError(f"{options.token_file}: {error}") from error
-
-
-def _read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """uint8 (C, H, W), resized to `size` (width, height) if it is given."""
-    mode = {1: "L", 3: "RGB"}.get(channels)
-    if mode is None:
-        raise ValueError(f"pictures have 1 or 3 channels, but {channels} are wanted")
-    with Image.open(path) as image:
-        converted = image.convert(mode)
-        if size is not None and converted.size != size:
-            converted = converted.resize(size, Image.Resampling.BOX)
-        pixels = np.array(converted)  # (H, W) or (H, W, C)
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()
-
-
-def _write_image(image: Tensor, path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"write a .png, not {path.name}: a format that loses pixels could not be decrypted")
-    pixels, stream = image.permute(1, 2, 0).numpy(), io.BytesIO()
-    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(stream, "PNG")
-    write_file(path, stream.getvalue())

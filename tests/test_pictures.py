@@ -1,0 +1,219 @@
+"""Pictures as files: what they mean on a screen is what is read, and what pixels can't hold is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from mixerkey import Key, encrypt_images
+from mixerkey.__main__ import main
+from mixerkey.keys import BlockOrder
+from mixerkey.pictures import read_picture, write_picture
+
+QUARTERS = torch.tensor([[10, 80], [160, 250]], dtype=torch.uint8)  # of 16 × 16 pixels each: no two alike
+PLAIN = QUARTERS.repeat_interleave(16, 0).repeat_interleave(16, 1)[None]  # (1, 32, 32)
+
+
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def grey(tensor: torch.Tensor) -> Image.Image:
+    return Image.fromarray(tensor[0].numpy())
+
+
+# What a file with this EXIF orientation stores, so that the picture PLAIN is shown.
+STORED = {
+    1: PLAIN,
+    2: PLAIN.flip(2),
+    3: PLAIN.rot90(2, (1, 2)),
+    4: PLAIN.flip(1),
+    5: PLAIN.mT,
+    6: PLAIN.rot90(1, (1, 2)),
+    7: PLAIN.rot90(2, (1, 2)).mT,
+    8: PLAIN.rot90(-1, (1, 2)),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_read_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(grey(STORED[orientation]), tmp_path / f"a.{suffix}", exif=exif, quality=100)
+    for exact in (False, True):
+        error = (read_picture(path, 1, exact=exact).int() - PLAIN.int()).abs()
+        assert error.max() <= (0 if suffix in ("png", "tiff") else 3)
+
+
+def deep_png(path: Path) -> Path:
+    """16 bits a channel in colours, which Pillow would cut to 8 without a word."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = zlib.compress((b"\0" + bytes(range(12))) * 2)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    return path
+
+
+def animation(path: Path) -> Path:
+    frames = [Image.new("L", (4, 4), n) for n in (0, 100)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+def content(data: bytes) -> Any:
+    def write(path: Path) -> Path:
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def half(path: Path) -> Path:
+    save(grey(PLAIN), path)
+    path.write_bytes(path.read_bytes()[:70])
+    return path
+
+
+def see_through(path: Path, mode: str = "RGBA") -> Path:
+    return save(Image.new(mode, (4, 4), (200, 128) if mode == "LA" else (200, 0, 0, 128)), path)
+
+
+def see_through_palette(path: Path) -> Path:
+    image = Image.new("P", (4, 4))
+    image.putpalette([200, 0, 0])
+    return save(image, path, transparency=0)
+
+
+REFUSED: dict[str, tuple[Any, str, bool]] = {
+    # name: a file, words of the message, whether only an exact reader refuses it
+    "16 bits of grey": (lambda path: save(Image.new("I;16", (4, 4), 40_000), path), "more than 8 bits", False),
+    "16 bits of colours": (deep_png, "more than 8 bits", False),
+    "several frames": (animation, "several frames", False),
+    "no picture": (content(b"hello"), "it is damaged, or no picture", False),
+    "nothing": (content(b""), "it is damaged, or no picture", False),
+    "half a picture": (half, "truncated|cut short|broken", False),
+    "too many pixels": (lambda path: save(Image.new("1", (20_000, 20_000)), path), "decompression bomb", False),
+    "transparent": (see_through, "transparent in places", True),
+    "transparent grey": (lambda path: see_through(path, "LA"), "transparent in places", True),
+    "a transparent colour of a palette": (see_through_palette, "transparent in places", True),
+    "colours for grey": (lambda path: save(Image.new("RGB", (4, 4), "red"), path), "colours, which grey", True),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_pixels_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    make, words, exact_only = REFUSED[name]
+    path = make(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=rf"a\.png can't be read as a picture: .*{words}") as caught:
+        read_picture(path, 1, exact=True)
+    assert str(caught.value).isprintable()
+    assert "0x" not in str(caught.value)
+    if exact_only:
+        assert read_picture(path, 1).shape == (1, 4, 4)
+    else:
+        with pytest.raises(ValueError, match=words):
+            read_picture(path, 1)
+
+
+def test_what_is_transparent_is_seen_on_black(tmp_path: Path) -> None:
+    assert read_picture(see_through(tmp_path / "a.png"), 3)[:, 0, 0].tolist() == [100, 0, 0]
+    opaque = save(Image.new("RGBA", (4, 4), (200, 10, 20, 255)), tmp_path / "b.png")
+    assert read_picture(opaque, 3, exact=True)[:, 0, 0].tolist() == [200, 10, 20]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_modes_that_hold_the_same_picture_are_read_the_same(tmp_path: Path, mode: str) -> None:
+    path = save(Image.new("L", (4, 4), 255).convert(mode), tmp_path / "a.png")
+    assert (read_picture(path, 1, exact=True) == 255).all()
+    assert (read_picture(path, 3, exact=True) == 255).all()
+
+
+def test_colours_of_another_profile_are_those_of_the_screen(tmp_path: Path) -> None:
+    red = Image.new("RGB", (4, 4), (200, 50, 50))
+    same = save(red, tmp_path / "a.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert read_picture(same, 3)[:, 0, 0].tolist() == [200, 50, 50]
+
+
+def pictures(folder: Path, count: int = 5) -> list[Path]:
+    paths = [folder / ("." if n % 2 else "deeper") / f"{n}.PNG" for n in range(count)]
+    for n, path in enumerate(paths):
+        write_picture(PLAIN // (n + 1), path)
+    return paths
+
+
+KEYS = {
+    "Key": Key.from_seed(1, 4, 1),
+    "BlockOrder": BlockOrder.generate(4, 1, grid=(8, 8)),
+    "both": Key.from_seed(1, 4, 1).then(BlockOrder.generate(4, 1, grid=(8, 8))),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_folder_is_encrypted_and_decrypted_with_any_key_that_moves_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    KEYS[kind].save("key.json")
+    for path in pictures(Path("in")):
+        write_picture(encrypt_images(read_picture(path, 1), KEYS[kind]), Path("expected", *path.parts[1:]))
+    assert main(["encrypt", "in", "locked", "--key", "key.json"]) == 0
+    assert main(["decrypt", "locked", "back", "--key", "key.json"]) == 0
+    for path in pictures(Path("again")):
+        inner = Path(*path.parts[1:])
+        assert torch.equal(read_picture("locked" / inner, 1), read_picture("expected" / inner, 1))
+        assert torch.equal(read_picture("back" / inner, 1), read_picture(path, 1))
+
+
+def test_a_folder_goes_on_where_it_was_stopped_and_takes_nothing_else_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for n, name in enumerate(("key.json", "other.json")):
+        Key.from_seed(n, 4, 1).save(name)
+    paths = pictures(Path("in"))
+    main(["encrypt", "in", "out", "--key", "key.json"])
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.PNG")}
+    lost = Path("out", *paths[1].parts[1:])
+    lost.unlink()
+    main(["encrypt", "in", "out", "--key", "key.json"])
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != lost)
+    assert lost.exists()
+    with pytest.raises(SystemExit, match=r"^mixerkey: 5 are not, the first because out/.* is another picture"):
+        main(["encrypt", "in", "out", "--key", "other.json"])
+    (Path("in") / "bad.png").write_bytes(b"half")
+    with pytest.raises(SystemExit, match=r"^mixerkey: 1 are not, the first because in/bad.png can't be read"):
+        main(["encrypt", "in", "out", "--key", "key.json"])
+    assert "5 pictures are in out" in capsys.readouterr().out
+    for out in ("in", "in/out"):
+        with pytest.raises(SystemExit, match=r"lies within in|is read from"):
+            main(["encrypt", "in", out, "--key", "key.json"])
+    Path("empty").mkdir()
+    with pytest.raises(SystemExit, match=r"there is no \.png in empty"):
+        main(["encrypt", "empty", "out", "--key", "key.json"])
+
+
+def test_decrypt_refuses_what_has_lost_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    KEYS["Key"].save("key.json")
+    save(grey(PLAIN), Path("a.jpg"))
+    with pytest.raises(SystemExit, match="other formats lose pixels"):
+        main(["decrypt", "a.jpg", "b.png", "--key", "key.json"])
+    assert main(["encrypt", "a.jpg", "b.png", "--key", "key.json"]) == 0
+
+
+def test_pictures_in_memory_are_read_too() -> None:
+    stream = io.BytesIO()
+    grey(PLAIN).save(stream, "PNG")
+    assert torch.equal(read_picture(stream, 1), PLAIN)
