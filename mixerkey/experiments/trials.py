@@ -52,7 +52,7 @@ from mixerkey.data import load_cifar10, load_photos
 from mixerkey.embedding import UnsharedEmbedding
 from mixerkey.experiments.checkpoints import GRID, USUAL, fine_tuned, public, surrogate, vit
 from mixerkey.experiments.defences import add_noise, psnr
-from mixerkey.keys import BlockKey, BlockOrder, Flips, MatrixKey, PatchKeys, Shuffle, SignedPermutation
+from mixerkey.keys import BlockKey, BlockOrder, Flips, MatrixKey, PatchKeys, ScrambledKey, Shuffle, SignedPermutation
 from mixerkey.training import initialize
 from mixerkey.vit import ViT
 
@@ -150,6 +150,8 @@ def _equal(a: BlockKey, b: BlockKey) -> bool:
     if isinstance(b, MatrixKey):
         T = b.matrix()
         return isinstance(a, MatrixKey) and bool((a.matrix() - T).abs().max() < 1e-3 * T.abs().max())
+    if isinstance(b, BlockOrder) and isinstance(a, ScrambledKey):  # found together with what is within: nothing
+        b = SignedPermutation.identity(b.patch_size, b.channels).then(b)
     return a == b
 
 
