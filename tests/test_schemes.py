@@ -104,7 +104,11 @@ def test_the_best_attack_wins_and_sure_errors_are_counted() -> None:
     found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
     assert found is not None
     assert (found["attack"], found["count"], found["whole"], found["of"]) == ("second moments", 100, 2, 2)
-    assert found["sure and wrong"] == 0
+    assert (found["sure and wrong"], found["not run"]) == (0, [])
+    del results["second moments, photographs"]
+    found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
+    assert found is not None
+    assert found["not run"] == ["second moments, photographs"]  # and so no cell looks safe because nobody tried
     del results["second moments"]["100"], results["second moments"]["400"]
     found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
     assert found is not None

@@ -221,8 +221,8 @@ def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iter
 
     Returns:
         the attack's name, images or queries, whole keys "of" trials with Wilson's interval, median PSNR in dB, how
-        often it was "sure and wrong", and its median seconds. None where the attacker has a network, and none here
-        has blocks of that size.
+        often it was "sure and wrong", its median seconds, and the attacks that were "not run" yet, which may do better.
+        None where the attacker has a network, and none here has blocks of that size.
     """
     have, found = closure(evidence), []
     if SCHEMES[row].patch_size != 4 and _has_network(have):
@@ -230,7 +230,9 @@ def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iter
     for name, counts in trials[row].items():
         if closure(ATTACKS[name].needs) <= have:
             found += [_summary(name, int(count), results) for count, results in counts.items() if results]
-    return max(found, key=lambda one: (*rank(one), one["of"], -one["count"]))
+    best = max(found, key=lambda one: (*rank(one), one["of"], -one["count"]))
+    due = [name for scheme, name, _ in units() if scheme == row and closure(ATTACKS[name].needs) <= have]
+    return best | {"not run": sorted({name for name in due if not any(trials[row].get(name, {}).values())})}
 
 
 def rank(one: dict[str, Any]) -> tuple[float, float]:
