@@ -18,7 +18,6 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "book").glob("*.ipynb"))
 NOT_COMPARED = {"# Versions": "says which versions this run used"}
 
 
-UNFOLDED = {"breaking"}  # whose set-up and drawing still stand in the open
 OPENS_WITH_A_PICTURE = [
     "convmixer",
     "patch-embedding",
@@ -26,6 +25,7 @@ OPENS_WITH_A_PICTURE = [
     "model-encryption",
     "three-parties",
     "experiments",
+    "breaking",
     "beyond",
 ]
 
@@ -118,7 +118,7 @@ def test_each_chapter_opens_with_a_picture_and_folds_its_set_up(notebook: Path) 
     """Versions and imports are folded, and a figure stands among the first cells."""
     first = code_cells(notebook)[:2]
     for cell in first:
-        assert notebook.stem in UNFOLDED or FOLDED & set(cell["metadata"].get("tags", [])), cell["source"]
+        assert FOLDED & set(cell["metadata"].get("tags", [])), cell["source"]
     if notebook.stem in OPENS_WITH_A_PICTURE:
         assert "figure" in first[1]["metadata"].get("mystnb", {})
 
@@ -127,7 +127,7 @@ def test_code_that_draws_is_folded(notebook: Path) -> None:
     for cell in code_cells(notebook):
         if "figure" in cell["metadata"].get("mystnb", {}):
             folded = "hide-input" in cell["metadata"].get("tags", [])
-            assert folded or notebook.stem in UNFOLDED, cell["source"]
+            assert folded, cell["source"]
 
 
 def test_prose_stands_between_code_cells(notebook: Path) -> None:

@@ -107,3 +107,26 @@ def wrong_reading(how: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def read_key(encrypts: Callable[[Tensor], Tensor], M: int, C: int) -> tuple[Tensor, Tensor]:
     _, r, v = read(encrypts, M, C)
     return v, r
+
+
+def pairs(g: Generator, n: int, size: int) -> tuple[Tensor, Tensor]:
+    """Plain blocks, and the same under a matrix that mixes pixels, in float64."""
+    x, T = normal(g, n, size).double(), normal(g, size, size).double()
+    return x, x @ T
+
+
+@checker(
+    lambda g: [pairs(g, 40, 12), pairs(g, 200, 48), pairs(g, 30, 16)],
+    "least squares gives the matrix, whatever it is, as soon as the plain blocks have full rank.",
+    (
+        (lambda X, Y: torch.linalg.lstsq(X, Y).solution.T, "this is Tᵀ: Y = XT, with blocks as rows"),
+        (lambda X, Y: torch.linalg.lstsq(Y, X).solution, "this is the inverse: it decrypts"),
+        (lambda X, Y: X.T @ Y, "Xᵀ Y has the second moments of X in it: divide them out, (XᵀX)⁻¹ XᵀY"),
+        (
+            lambda X, Y: (lambda u, s, v: u @ v)(*torch.linalg.svd(X.T @ Y, full_matrices=False)),
+            "this is the best orthogonal matrix; T need not be orthogonal",
+        ),
+    ),
+)
+def recover_matrix(X: Tensor, Y: Tensor) -> Tensor:
+    return torch.linalg.lstsq(X, Y).solution

@@ -1,7 +1,7 @@
 """The checkers, under the names that the exercises use: ``check.shuffle(my_shuffle)``."""
 
 from mixerkey.classroom.checks.beyond import absorbed_orders, reorder_mixing
-from mixerkey.classroom.checks.breaking import leading_flips, read_key
+from mixerkey.classroom.checks.breaking import leading_flips, read_key, recover_matrix
 from mixerkey.classroom.checks.broken_variants import balanced_flips, mended_bias
 from mixerkey.classroom.checks.convmixer import batch_norm_train, parameters, receptive_field
 from mixerkey.classroom.checks.experiments import interval, largest_share, most_different
@@ -43,6 +43,7 @@ __all__ = [
     "parameters",
     "read_key",
     "receptive_field",
+    "recover_matrix",
     "relative_key",
     "relative_matrix",
     "reorder_mixing",
