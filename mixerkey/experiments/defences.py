@@ -22,10 +22,10 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
 from mixerkey import (
@@ -332,8 +332,9 @@ def jpeg(x: Tensor, quality: int, subsampling: str = "4:2:0") -> Tensor:
     images = []
     for image in x:
         stream = io.BytesIO()
-        to_pil_image(image).save(stream, format="JPEG", quality=quality, subsampling=subsampling)
-        images.append(pil_to_tensor(Image.open(stream)))
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        picture.save(stream, format="JPEG", quality=quality, subsampling=subsampling)
+        images.append(torch.from_numpy(np.array(Image.open(stream))).permute(2, 0, 1))
     return torch.stack(images)
 
 
