@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import normal
+from mixerkey.classroom.checks.inputs import draw, normal
 
 
 def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -37,8 +37,14 @@ def reorder_mixing(W1: Tensor, W2: Tensor, c2: Tensor, order: Tensor) -> tuple[T
     return W1[:, order], W2[order], c2[order]
 
 
+def grids(g: Generator) -> list[tuple[int, int]]:
+    """Rows and columns: squares, rectangles, a column, a row, a single place."""
+    a, b, c, d, e = (2 + draw(g, 99) for _ in range(5))
+    return [(8, 8), (a, a), (b, b + c), (d, 1), (1, e), (1, 1)]
+
+
 @checker(
-    lambda g: [(8, 8), (2, 2), (4, 6), (3, 1), (1, 5), (1, 1)],
+    grids,
     "eight for a square, four for a rectangle, two for a row, one for a single place.",
     (
         (lambda h, w: 8, "a rectangle is not a square: quarter turns change its shape"),
