@@ -57,7 +57,8 @@ def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
     model.check_images(x)
     if len(x) > CHUNK and not model.training and not torch.is_grad_enabled():
         return torch.cat([fast_forward(model, part) for part in x.split(CHUNK)])
-    *_, z = feature_maps(model, x)
+    for z in feature_maps(model, x):  # noqa: B007 (one map at a time, the last one stays)
+        pass
     return model.head(z.mean(2).T.to(model.head.weight.dtype))  # (N, num_classes)
 
 
