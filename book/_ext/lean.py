@@ -12,11 +12,13 @@ import html
 import json
 import re
 import shutil
+import socket
 import subprocess
 from base64 import b64decode
 from importlib.util import find_spec
 from logging import getLogger
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from book._ext import ROOT
@@ -64,10 +66,29 @@ def prepare_formulas(app: Sphinx) -> None:
     shutil.copytree(dist / "fonts", static / "fonts", ignore=no_woff2, dirs_exist_ok=True)
     shutil.copy(dist / "katex.min.css", static)
     katex.NODEJS_BINARY = NODE
-    # A socket file is there a moment before anybody listens, which stops a build; a port is tried until it answers.
-    katex.KaTeXServer.start_server_process = katex.KaTeXServer.start_network_socket
+    katex.KaTeXServer.start_server_process = classmethod(start_katex)
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # seconds; a busy machine is slow
     katex.KATEX_DEFAULT_OPTIONS["throwOnError"] = True
+
+
+def start_katex(
+    server: type[katex.KaTeXServer], folder: Path, timeout: float
+) -> tuple[subprocess.Popen, socket.socket]:
+    """Start the process that draws formulas, and connect to it.
+
+    Its socket file is there a moment before anybody listens, where the extension's own way stops a build. A port would
+    do as well, but each formula would wait 80 ms for TCP's delayed acknowledgements.
+    """
+    path, end = folder / "katex.sock", monotonic() + timeout
+    process = subprocess.Popen(server.build_command(socket=path), cwd=folder)
+    while monotonic() < end and process.poll() is None:
+        connection = socket.socket(socket.AF_UNIX)
+        if connection.connect_ex(str(path)) == 0:
+            return process, connection
+        connection.close()
+        sleep(0.001)
+    process.kill()
+    raise server.timeout_error(timeout)
 
 
 def print_like_pages(app: Sphinx) -> None:
