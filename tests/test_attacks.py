@@ -35,7 +35,9 @@ from mixerkey.attacks import (
     known_plaintext,
     naturalness,
 )
-from mixerkey.attacks.ciphertext import _colour, leading_signs, match, relatives, swap_gains
+from mixerkey.attacks.assignment import match, swap_gains
+from mixerkey.attacks.chooser import colour_evidence
+from mixerkey.attacks.ciphertext import _colour, colour_changes, leading_signs, relatives
 from mixerkey.attacks.recovery import exchanges
 from mixerkey.attacks.statistics import block_colours, colour_bins, image_moments
 from mixerkey.blocks import segment
@@ -287,8 +289,31 @@ def test_one_encrypted_image_is_not_enough_and_the_attack_says_so() -> None:
         key = Key.from_seed(seed, 4, 3)
         recovery = ciphertext_only(encrypt_images(tiles()[1][30 * seed][None], key), prior(4), starts=5)
         exact.append(recovery.key == key)
-        assert len(recovery.ambiguous) == 48 + 47 + 95  # every flip, enough exchanges to make all, every relative
+        changed = [g for g in recovery.ambiguous if g in colour_changes(4, 3)]
+        assert len(changed) == 11 < len(recovery.ambiguous)  # how the colours of images vary, one does not show
     assert sum(exact) < 6
+
+
+@cache
+def whole_photos() -> Tensor:
+    """The middle of each photograph, (2, 3, 256, 256)."""
+    return torch.stack([photo[:, 80:336, 192:448] for photo in load_photos().values()])
+
+
+@pytest.mark.parametrize("M", [2, 4])
+def test_one_photograph_shows_its_pixels_places_to_who_knows_another(M: int) -> None:
+    """All but its colours: the other photograph starts the search, the photograph itself then shows what is right."""
+    for public, private in (whole_photos(), whole_photos().flip(0)):
+        key = Key.from_seed(M, M, 3)
+        recovery = ciphertext_only(encrypt_images(private[None], key), image_statistics(public[None], M))
+        assert any(g.then(recovery.key) == key for g in colour_changes(M, 3))
+
+
+@needs_cifar10
+def test_colours_are_seen_in_dark_pictures_too() -> None:
+    images = load_cifar10("test")[0][:60]
+    for x, right in ((images, 40), (images // 2, 35)):  # by chance, 5
+        assert (colour_evidence(x).argmax(1) == 0).sum() >= right
 
 
 def test_images_without_structure_give_nothing() -> None:

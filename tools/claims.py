@@ -51,7 +51,7 @@ def numbers() -> dict[str, float | str]:
     (attack,) = (
         cell["summary"]
         for cell in read("receipts/ciphertext-only.json")["cells"]
-        if (cell["prior"], cell["patch_size"], cell["images"]) == ("cifar10", 4, 100)
+        if (cell["prior"], cell["encrypted"], cell["patch_size"], cell["images"]) == ("cifar10", "cifar10", 4, 100)
     )
     route = {
         f"{network} {step}": fmean(values)

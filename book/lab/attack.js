@@ -1,4 +1,5 @@
-// Ciphertext-only key recovery: mixerkey/attacks/ciphertext.py and statistics.py in JavaScript, tested against them.
+// Ciphertext-only key recovery, where the public pictures are of the encrypted ones' kind. It finds the same keys there
+// as mixerkey/attacks/ciphertext.py, which a test compares, and needs neither its search nor its network.
 // Matrices are Float64Arrays row by row; an image is a Uint8Array in the order (channel, row, column).
 import { decrypt } from "../../mixerkey/parties/page/cipher.js";
 

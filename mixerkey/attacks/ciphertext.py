@@ -1,20 +1,23 @@
-"""Ciphertext only: encrypted images and nothing else, because second moments pass through a signed permutation."""
+"""Ciphertext only: encrypted images and what is known of pictures, because second moments pass through the cipher."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
+from dataclasses import fields
+from itertools import pairwise, permutations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student
 from torch import Tensor
-from tqdm import tqdm
 
+from mixerkey.attacks.assignment import swap_gains
+from mixerkey.attacks.chooser import colour_evidence
 from mixerkey.attacks.recovery import Recovery, as_key, exchanges
+from mixerkey.attacks.stationarity import Stationarity, arrange, remoteness
 from mixerkey.attacks.statistics import (
     COLOUR,
+    ROUNDING,
     ImageStatistics,
     Moments,
     block_colours,
@@ -29,7 +32,8 @@ from mixerkey.keys import SignedPermutation
 GROUPS = 10  # of images, to see by how much the evidence varies
 DOUBT = 0.001  # significance level
 COLOURED = 1000  # images are enough to judge colours by
-STEPS = 100  # of Frank and Wolfe at most; a handful is usual
+LOOKED = 64  # are shown to the network, which takes its time
+ALIKE = 0.95  # correlation of structure from which on pictures are of the public ones' kind
 
 
 def ciphertext_only(
@@ -37,35 +41,40 @@ def ciphertext_only(
     prior: ImageStatistics,
     generator: torch.Generator | None = None,
     *,
-    starts: int = 20,
+    starts: int = 5,
     progress: bool = False,
 ) -> Recovery[SignedPermutation]:
-    """The key from encrypted images alone.
+    """The key from encrypted images alone, of the public ones' kind or of another.
 
     With T the key's matrix, a second-moment matrix Σ of plain blocks becomes T.T @ Σ @ T: its entries change places
     and signs, nothing else.
 
-    1. Flips: brightness moves all pixels of a block together, so the leading eigenvector of Σ has entries of one
-       sign. That of the encrypted blocks has the sign of each flip, all of them perhaps reversed.
-    2. Permutation: the mean squared differences between pixels, within a block and across to its right and its lower
-       neighbour, are matched with those of the public images: three pairs of matrices in one quadratic assignment
-       problem, solved approximately by the method of Frank and Wolfe from several starts (Vogelstein et al., 2015).
-    3. Each solution has relatives: mirror images of the block, exchanged channels, reversed flips. The key under
-       which the decrypted images look most natural wins (see `naturalness`); the colours tell most relatives apart.
+    1. Permutation: the correlations of pixels, within a block and across to its right and its lower neighbour, depend
+       on the step from one to the other alone. The permutation under which that is most nearly true is searched, from
+       where the public pictures' correlations fit best (see `arrange`). What kind of pictures they are hardly matters.
+    2. Flips: brightness moves all pixels of a channel together, so the leading eigenvector of their correlations has
+       entries of one sign. That of the encrypted pixels of each channel has the signs of the flips, and an edge in
+       one channel is an edge in the others; all flips together are perhaps reversed.
+    3. The order of the channels remains, and whether the pictures are negatives. What the key cannot hide, which
+       pixels are how alike, tells whether the pictures are of the public ones' kind. If so, the change wins under
+       which they look most natural (see `naturalness`); if not, of three channels, the one that a network sees in
+       them, which does not go by brightness (see `mixerkey.attacks.chooser`), beside the public pictures' colours.
 
     Args:
-        encrypted: uint8 images (N, C, H, W), all encrypted with one key, at least two blocks a side.
-        prior: what is known of such images, from `image_statistics`.
+        encrypted: uint8 images (N, C, H, W), all encrypted with one key, at least two blocks a side. They count as
+            independent pictures: give one photograph as one image, not as many tiles.
+        prior: what is known of pictures, from `image_statistics`.
         generator: draws the starts; by default one with a fixed seed.
-        starts: from how many points to search.
+        starts: from how many points to search at first.
         progress: whether to show a progress bar on stderr.
 
     Returns:
         the key; its score is the `naturalness` of the images that it decrypts (as to colour, of the first 1,000).
-        `ambiguous` holds each exchange of two plain pixels, flip of one, and relative in the sense of step 3, whose
-        disadvantage is not significant (Student's t at 0.1 %, jackknife over ten groups of images). A single image
-        does not show how much images vary, so it leaves everything ambiguous. That the encrypted images are of the
-        public ones' kind is taken for granted: a prior from another source can be wrong without a doubt showing.
+        `ambiguous` holds what is not clearly worse: an exchange of two plain pixels, flip of one or of a channel, or
+        symmetry of the block whose disadvantage is not significant (Student's t at 0.1 %, jackknife over ten groups
+        of images, or bands of them); where another search ended, if none came to the same end; and each other way
+        round of the colours that is not significantly worse. Of a single image all of these last stay in doubt, and
+        of other than three channels, where the public pictures are of another kind.
 
     Raises:
         ValueError: images of another kind, none, too small, of another number of channels than the prior's or more
@@ -84,26 +93,13 @@ def ciphertext_only(
         raise ValueError(f"images may have at most 4 channels, got {C}: every order of the channels is tried")
     if starts < 1:
         raise ValueError(f"need at least one start, got {starts}")
-    generator = generator or torch.Generator()
-    groups = image_moments(encrypted, M, min(GROUPS, len(encrypted)), progress=progress)
-    moments = _mean(groups)
-    signs = leading_signs(moments)
-    A, B = prior.moments.distances(), moments.distances(signs)
-
-    matches = {}
-    for k in tqdm(range(starts), "starts", disable=not progress):
-        v = match(A, B, _start(A, B, k, generator))
-        matches[tuple(v.tolist())] = v
-    best = -np.inf
-    for v in matches.values():
-        found = SignedPermutation(v, signs < 0, M, C)
-        colour, contrast = block_colours(decrypt_images(encrypted[:COLOURED], found), M)
-        for g in relatives(M, C):
-            w = g.permutation.numpy()[v]
-            score = correlation(A[:, w][:, :, w], B) + COLOUR * _colour(colour, contrast, g, prior).mean()
-            if score > best:
-                best, key = score, g.then(found)
-    return Recovery(as_key(key), float(best), _doubts(encrypted, key, groups, prior))
+    (moments,) = image_moments(encrypted, M, 1, progress=progress)
+    found, pictures, rival = _structure(moments, prior, generator or torch.Generator(), starts, progress)
+    pieces = _pieces(encrypted, M)
+    groups = [image_moments(piece, M, 1)[0] for piece in pieces]
+    rests = [_mean([group for i, group in enumerate(groups) if i != k] or groups) for k in range(len(groups))]
+    key, score, doubts = _colour_choice(encrypted, found, prior, moments, pieces, rests)
+    return Recovery(as_key(key), score, (*_local_doubts(key, pictures, rests, rival), *doubts))
 
 
 def leading_signs(moments: Moments) -> np.ndarray:
@@ -117,41 +113,7 @@ def leading_signs(moments: Moments) -> np.ndarray:
     >>> torch.equal(found, key.flips) or torch.equal(~found, key.flips)  # up to all of them at once
     True
     """
-    return np.where(_leading(moments) < 0, -1, 1)
-
-
-def match(A: np.ndarray, B: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """A permutation v for which the sum over m of A[m, v_k, v_l] B[m, k, l] is large: Frank and Wolfe's method.
-
-    The sum is tr(A[m].T @ X @ B[m] @ X.T) with X[v_k, k] = 1. That function is climbed over all doubly stochastic X:
-    the permutation that its gradient likes best, a linear assignment problem, gives the direction, and the best
-    point on the way there is a quadratic's maximum.
-
-    Args:
-        A, B: (m, p, p).
-        X: doubly stochastic (p, p), where to start.
-
-    Returns:
-        v, int (p,).
-
-    >>> A = np.array([[[0.0, 5, 1], [5, 0, 2], [1, 2, 0]]])
-    >>> match(A, A[:, [1, 2, 0]][:, :, [1, 2, 0]], np.full((3, 3), 1 / 3))
-    array([1, 2, 0])
-    """
-
-    def gradient(X: np.ndarray) -> np.ndarray:
-        return (A @ X @ B.transpose(0, 2, 1) + A.transpose(0, 2, 1) @ X @ B).sum(0)
-
-    G = gradient(X)
-    for _ in range(STEPS):
-        direction = _permutation_matrix(G) - X
-        change = gradient(direction)
-        slope, curvature = (direction * G).sum(), (direction * change).sum()
-        if slope <= 1e-9 * np.abs(G).sum():
-            break
-        step = 1.0 if curvature >= 0 else min(1.0, -slope / curvature)
-        X, G = X + step * direction, G + step * change
-    return _permutation_matrix(X).argmax(0)
+    return _signs(np.linalg.eigh(moments.products[0])[1][:, -1])
 
 
 def relatives(patch_size: int, channels: int) -> list[SignedPermutation]:
@@ -172,33 +134,136 @@ def relatives(patch_size: int, channels: int) -> list[SignedPermutation]:
     ]
 
 
+def colour_changes(patch_size: int, channels: int) -> list[SignedPermutation]:
+    """The `relatives` that leave a block the right way up: orders of the channels, and all flips at once.
+
+    >>> len(colour_changes(4, 3)), colour_changes(4, 3)[0] == SignedPermutation.identity(4, 3)
+    (12, True)
+    """
+    area = patch_size**2
+    return [
+        SignedPermutation(
+            [area * c + i for c in order for i in range(area)], [flip] * area * channels, patch_size, channels
+        )
+        for order in permutations(range(channels))
+        for flip in (False, True)
+    ]
+
+
+def _structure(
+    moments: Moments, prior: ImageStatistics, generator: torch.Generator, starts: int, progress: bool
+) -> tuple[SignedPermutation, Stationarity, np.ndarray | None]:
+    """Steps 1 and 2: the key up to `colour_changes`, what it was found by, and where another search ended."""
+    M, C = prior.patch_size, prior.channels
+    public = remoteness(prior.moments.correlations())
+    pictures = Stationarity(remoteness(moments.correlations()), public, M, C)
+    v, rival = arrange(pictures, public, M, C, generator, starts, progress=progress)
+    v = max((square[v] for square in _squares(M, C)), key=pictures.of)
+    signs = _signs(_brightness(moments, v, C))
+    signs *= _signs(_agreement(moments, v, signs, C))[v // M**2]
+    return SignedPermutation(v, signs < 0, M, C), pictures, rival
+
+
+def _colour_choice(
+    encrypted: Tensor,
+    found: SignedPermutation,
+    prior: ImageStatistics,
+    moments: Moments,
+    pieces: Sequence[Tensor],
+    rests: Sequence[Moments],
+) -> tuple[SignedPermutation, float, list[SignedPermutation]]:
+    """Step 3: the key, its `naturalness`, and the changes of colours that are not significantly worse."""
+    changes = [h.inverse() for h in colour_changes(prior.patch_size, prior.channels)]
+    fits = _fits(prior, moments, changes, found)
+    natural = fits + COLOUR * _colours(encrypted[:COLOURED], found, changes, prior).mean(0)
+    alike = fits.max() >= ALIKE
+    if prior.channels == 3 and not alike:
+        seen = encrypted[:: -(-len(encrypted) // LOOKED)]
+        evidence = colour_evidence(decrypt_images(seen, found)).numpy() + _colours(seen, found, changes, prior)
+        best = int(evidence.sum(0).argmax())
+        unclear = _doubtful(_without_each(evidence[:, [best]] - evidence))
+    else:
+        best = int(natural.argmax())
+        evidence = np.stack([_fits(prior, rest, changes, found) for rest in rests])
+        parts = [_colours(piece[: COLOURED // GROUPS], found, changes, prior).mean(0) for piece in pieces]
+        evidence += COLOUR * _without_each(np.stack(parts))
+        unclear = _doubtful(evidence[:, [best]] - evidence) | (len(encrypted) == 1) | (not alike)
+    doubts = [changes[k].then(changes[best].inverse()) for k in np.flatnonzero(unclear) if k != best]
+    return changes[best].then(found), float(natural[best]), doubts
+
+
+def _pieces(images: Tensor, patch_size: int) -> list[Tensor]:
+    """Groups of images; where these are few, of bands of at least two blocks."""
+    if len(images) >= GROUPS:
+        return list(images.tensor_split(GROUPS))
+    rows = images.shape[2] // patch_size
+    bands = max(1, min(-(-GROUPS // len(images)), rows // 2))
+    edges = [rows * k // bands * patch_size for k in range(bands + 1)]
+    return [image[None, :, a:b] for image in images for a, b in pairwise(edges)]
+
+
+def _squares(M: int, C: int) -> list[np.ndarray]:
+    """The symmetries of the square, as permutations of plain pixels; the first is the identity."""
+    return [g.permutation.numpy() for g in relatives(M, C)[: 16 if M > 1 else 2 : 2]]
+
+
+def _brightness(moments: Moments, v: np.ndarray, channels: int) -> np.ndarray:
+    """The leading eigenvectors of the correlations within each channel, (p_b,)."""
+    correlations, area = moments.correlations()[0], len(v) // channels
+    result = np.empty(len(v))
+    for c in range(channels):
+        own = v // area == c
+        result[own] = np.linalg.eigh(correlations[np.ix_(own, own)])[1][:, -1]
+    return result
+
+
+def _agreement(moments: Moments, v: np.ndarray, signs: np.ndarray, channels: int) -> np.ndarray:
+    """The leading eigenvector of the correlations between the channels' gradients, (C,).
+
+    An edge is an edge in all channels. Their brightness is not as faithful: a blue sky is dark in red.
+    """
+    back, side = np.argsort(v), round((len(v) // channels) ** 0.5)
+    S = ((moments.products[0] - np.outer(moments.means, moments.means)) * np.outer(signs, signs))[back][:, back]
+    place = np.arange(side**2).reshape(side, side)
+    pairs = [(place[:, :-1], place[:, 1:]), (place[:-1], place[1:])]
+    here, there = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
+    steps = np.eye(side**2)[there] - np.eye(side**2)[here] if side > 1 else np.eye(1)
+    L = steps.T @ steps
+    covariances = np.einsum("ij,cidj->cd", L, S.reshape(channels, side**2, channels, side**2))
+    scale = np.sqrt(np.diag(covariances) + ROUNDING)
+    return np.linalg.eigh(covariances / np.outer(scale, scale))[1][:, -1]
+
+
+def _signs(vector: np.ndarray) -> np.ndarray:
+    return np.where(vector < 0, -1, 1)
+
+
+def _fits(
+    prior: ImageStatistics, moments: Moments, changes: Sequence[SignedPermutation], found: SignedPermutation
+) -> np.ndarray:
+    """Correlation of the structure of public pictures with that of the encrypted ones, had each change been made."""
+    A, back = prior.moments.distances(), found.permutation.argsort().numpy()
+    B = moments.distances(np.where(found.flips.numpy(), -1, 1))[:, back][:, :, back]
+    places = [g.permutation.numpy() for g in changes]  # all flips at once do not matter
+    return np.array([correlation(A[:, w][:, :, w], B) for w in places])
+
+
+def _colours(
+    encrypted: Tensor, found: SignedPermutation, changes: Sequence[SignedPermutation], prior: ImageStatistics
+) -> np.ndarray:
+    """Mean log-likelihoods of the colours of each image's blocks, had each change been made; (N, changes)."""
+    colour, contrast = block_colours(decrypt_images(encrypted, found), prior.patch_size)
+    return np.stack([_colour(colour, contrast, g, prior) for g in changes], axis=1)
+
+
+def _without_each(values: np.ndarray) -> np.ndarray:
+    """The mean without each of the rows in turn; a single row stands for itself."""
+    count = len(values)
+    return (values.sum(0) - values) / (count - 1) if count > 1 else values
+
+
 def _mean(groups: Sequence[Moments]) -> Moments:
-    return Moments(
-        np.mean([group.products for group in groups], axis=0), np.mean([group.squares for group in groups], axis=0)
-    )
-
-
-def _leading(moments: Moments) -> np.ndarray:
-    return np.linalg.eigh(moments.products[0])[1][:, -1]
-
-
-def _permutation_matrix(gain: np.ndarray) -> np.ndarray:
-    """The permutation matrix P that maximises the sum of P * gain."""
-    P = np.zeros_like(gain)
-    P[linear_sum_assignment(gain, maximize=True)] = 1
-    return P
-
-
-def _start(A: np.ndarray, B: np.ndarray, k: int, generator: torch.Generator) -> np.ndarray:
-    """The k-th start: pixels with like profiles of distances, all permutations alike, then random ones."""
-    size = A.shape[1]
-    if k == 0:  # a profile, sorted, does not depend on the order of the pixels
-        a, b = (np.concatenate([np.sort(D, axis=2), np.sort(D, axis=1).transpose(0, 2, 1)], axis=2) for D in (A, B))
-        return _permutation_matrix((a @ b.transpose(0, 2, 1) - (a**2).sum(2)[:, :, None] / 2).sum(0))
-    centre = np.full((size, size), 1 / size)
-    if k == 1:
-        return centre
-    return (centre + np.eye(size)[torch.randperm(size, generator=generator).numpy()]) / 2
+    return Moments(*(np.mean([getattr(group, f.name) for group in groups], axis=0) for f in fields(Moments)))
 
 
 def _colour(colour: np.ndarray, contrast: np.ndarray, g: SignedPermutation, prior: ImageStatistics) -> np.ndarray:
@@ -210,66 +275,40 @@ def _colour(colour: np.ndarray, contrast: np.ndarray, g: SignedPermutation, prio
     return prior.colours[bins].mean(1)
 
 
-def _doubts(
-    encrypted: Tensor, key: SignedPermutation, groups: Sequence[Moments], prior: ImageStatistics
+def _local_doubts(
+    key: SignedPermutation, pictures: Stationarity, rests: Sequence[Moments], rival: np.ndarray | None
 ) -> tuple[SignedPermutation, ...]:
-    """What is no worse than `key`, or not significantly so."""
-    M, C = key.patch_size, key.channels
-    A, back, count = prior.moments.distances(), key.permutation.argsort().numpy(), len(groups)
-    signs = np.where(key.flips.numpy(), -1, 1)
-    size = len(signs)
-    rests = [_mean([group for i, group in enumerate(groups) if i != k] or groups) for k in range(count)]
+    """Flips, exchanges and symmetries that are no worse, or not significantly so, and the rival permutation."""
+    M, C, size = key.patch_size, key.channels, key.size
+    v, signs = key.permutation.numpy(), np.where(key.flips.numpy(), -1, 1)
+    back, channel, nothing = np.argsort(v), np.arange(size) // M**2, [False] * size
+    smooth, squares = pictures.smoothed(v), _squares(M, C)
     # The advantages of the key over each rival, with each group of images left out in turn.
-    flips = np.array([_aligned(_leading(rest) * signs)[back] for rest in rests])
-    Bs = [rest.distances(signs)[:, back][:, :, back] for rest in rests]  # in the order of plain pixels
-    swaps = np.array([-swap_gains(A, B) / (np.linalg.norm(A) * np.linalg.norm(B) or 1) for B in Bs])
-    same, *others = relatives(M, C)
-    colour, contrast = block_colours(decrypt_images(encrypted[:COLOURED], key), M)
-    natural = _colour(colour, contrast, same, prior)
-    changes = np.empty((count, len(others)))
-    for m, g in enumerate(others):
-        w = g.permutation.numpy()
-        moved = A[:, w][:, :, w]
-        gains = np.array_split(natural - _colour(colour, contrast, g, prior), count)
-        for k, B in enumerate(Bs):
-            gain = np.concatenate([part for i, part in enumerate(gains) if i != k] or gains).mean()
-            changes[k, m] = correlation(A, B) - correlation(moved, B) + COLOUR * gain
+    flips, negatives, swaps, turns = [], [], [], []
+    for rest in rests:
+        brightness = (_brightness(rest, v, C) * signs)[back].reshape(C, -1)
+        flips.append((brightness * np.sign(brightness.sum(1, keepdims=True))).ravel())
+        agreement = _agreement(rest, v, signs, C)
+        negatives.append(agreement * np.sign(agreement.sum()))
+        part = pictures.like(remoteness(rest.correlations()))
+        swaps.append(-swap_gains(smooth, part.plain(v)) / pictures.norm)
+        turns.append([part.of(v) - part.of(square[v]) for square in squares[1:]])
 
-    single = [SignedPermutation(range(size), np.arange(size) == i, M, C) for i in np.flatnonzero(_doubtful(flips))]
-    pairs = []
-    for i, j in exchanges(_doubtful(swaps)):
-        v = np.arange(size)
-        v[[i, j]] = j, i
-        pairs.append(SignedPermutation(v, [False] * size, M, C))
-    wholes = [others[i] for i in np.flatnonzero(_doubtful(changes))]
-    return (*single, *pairs, *wholes)
-
-
-def swap_gains(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """By how much the sum of A * B grows when rows i and j and columns i and j of each B[m] are exchanged: (p, p).
-
-    >>> rng = np.random.default_rng(0)
-    >>> A, B, v = rng.random((2, 4, 4)), rng.random((2, 4, 4)), [0, 3, 2, 1]
-    >>> bool(np.isclose(swap_gains(A, B)[1, 3], (A * (B[:, v][:, :, v] - B)).sum()))
-    True
-    """
-    total = np.zeros(A.shape[1:])
-    for a, b in zip(A, B, strict=True):
-        for x, y in ((a, b), (a.T, b.T)):  # rows, then columns, as if the others stayed
-            product = x @ y.T
-            own = np.diag(product)
-            total += product + product.T - own[:, None] - own
-            # The four entries where i and j meet are not moved like the rest.
-            dx, dy = np.diag(x), np.diag(y)
-            total -= (dx[:, None] - x.T) * (y.T - dy[:, None]) + (x - dx) * (dy - y)
-        da, db = np.diag(a), np.diag(b)
-        total += (da[:, None] - da) * (db - db[:, None]) + (a - a.T) * (b.T - b)
-    return total
-
-
-def _aligned(vector: np.ndarray) -> np.ndarray:
-    """An eigenvector, whose sign is arbitrary, turned to be positive on the whole."""
-    return vector * np.sign(vector.sum())
+    flipped = [np.arange(size) == i for i in np.flatnonzero(_doubtful(np.array(flips)))]
+    if C > 1:
+        flipped += [channel == c for c in np.flatnonzero(_doubtful(np.array(negatives)))]
+    places = []
+    for i, j in exchanges(_doubtful(np.array(swaps))):
+        w = np.arange(size)
+        w[[i, j]] = j, i
+        places.append(w)
+    places += [squares[1:][k] for k in np.flatnonzero(_doubtful(np.array(turns)))]
+    if rival is not None:
+        places.append(rival[back])
+    return (
+        *(SignedPermutation(range(size), flip, M, C) for flip in flipped),
+        *(SignedPermutation(w, nothing, M, C) for w in places),
+    )
 
 
 def _doubtful(advantages: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from mixerkey.attacks.ciphertext import match, relatives, swap_gains
+from mixerkey.attacks.assignment import match, swap_gains
+from mixerkey.attacks.ciphertext import relatives
 from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
@@ -39,9 +40,9 @@ def model_only(
        The leading eigenvector of E' W E'ᵀ, where W weighs filters by response, shows the sign of each flip, up to
        one for all (see `brightness`). Half of them are flipped (step B2), so the cut is at the median.
     2. Permutation: the Gram matrix of the rows passes through the key, E' E'ᵀ = Tᵀ E Eᵀ T, and networks that were
-       trained independently have like Gram matrices. They are matched as second moments of images are in
-       `ciphertext_only`; the best match, or the best of its mirror images and orders of channels, is then improved by
-       exchanging positions.
+       trained independently have like Gram matrices. They are matched by Frank and Wolfe's method, as structures
+       of pictures are in `ciphertext_only`; the best match, or the best of its mirror images and orders of channels,
+       is then improved by exchanging positions.
 
     Args:
         encrypted: a network encrypted with a balanced key.

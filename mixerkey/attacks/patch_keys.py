@@ -8,7 +8,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from tqdm import tqdm
 
-from mixerkey.attacks.ciphertext import leading_signs, match, relatives
+from mixerkey.attacks.assignment import match
+from mixerkey.attacks.ciphertext import leading_signs, relatives
 from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.attacks.statistics import CHUNK, Moments, image_statistics, naturalness
 from mixerkey.blocks import segment
@@ -31,11 +32,12 @@ def unlock_patches(
     """The `PatchKeys` from images encrypted with them and public images of the same size.
 
     A patch has one block an image, so its own second moments need many images. But moments between patches pass
-    through the keys too. Every patch is first solved alone, as in `ciphertext_only`, and the best of them is taken as
-    known. Then a patch beside known ones is solved: its pixels are predicted from theirs, by linear regression learnt
-    from public images, and each encrypted pixel is assigned to the prediction that it agrees with, a linear assignment
-    problem; so outwards, and again for all when all are known. The mirror images and channel orders of the first
-    patch are tried, and the one under which the predictions agree best and the images look most natural wins.
+    through the keys too. Every patch is first solved alone, by matching the distances of its pixels with those in
+    public images, and the best of them is taken as known. Then a patch beside known ones is solved: its pixels are
+    predicted from theirs, by linear regression learnt from public images, and each encrypted pixel is assigned to
+    the prediction that it agrees with, a linear assignment problem; so outwards, and again for all when all are
+    known. The mirror images and channel orders of the first patch are tried, and the one under which the
+    predictions agree best and the images look most natural wins.
 
     Args:
         encrypted: uint8 (N, C, H, W), encrypted with `PatchKeys`.
@@ -102,7 +104,8 @@ def _solve_alone(plain: np.ndarray, hidden: np.ndarray, generator: torch.Generat
 
     def moments(S: np.ndarray) -> Moments:
         variances = np.diag(S)
-        return Moments(S[None].astype(float), (variances[:, None] + variances)[None].astype(float))
+        squares = variances[:, None] + variances
+        return Moments(S[None].astype(float), squares[None].astype(float), np.zeros(len(S)))  # only distances count
 
     signs = leading_signs(moments(hidden))
     A, B = moments(plain).distances(), moments(hidden).distances(signs)

@@ -15,6 +15,7 @@ from mixerkey.keys import block_size
 
 CHUNK = 256  # images at a time
 CONTRASTS = 6  # levels of contrast: a standard deviation below 2, 4, 8, 16, 32 grey levels, or more
+ROUNDING = (2 / 255) ** 2 / 12  # variance that an 8-bit pixel's rounding adds
 COLOUR = 0.1  # weight of the colours, in nats a block, against the structure, a correlation
 
 
@@ -28,10 +29,17 @@ class Moments:
     Attributes:
         products: float64 (3, p_b, p_b), the means of x_i y_j.
         squares: float64 (3, p_b, p_b), the means of x_i² + y_j².
+        means: float64 (p_b,), the means of x_i.
     """
 
     products: np.ndarray
     squares: np.ndarray
+    means: np.ndarray
+
+    def correlations(self) -> np.ndarray:
+        """Of x_i and y_j, float64 (3, p_b, p_b): what brightness and contrast of each pixel leave, -1 to 1."""
+        variances = np.maximum(np.diag(self.products[0]) - self.means**2, 0) + ROUNDING
+        return (self.products - np.outer(self.means, self.means)) / np.sqrt(np.outer(variances, variances))
 
     def distances(self, signs: np.ndarray | None = None) -> np.ndarray:
         """Logarithms of the mean squared differences (s_i x_i - s_j y_j)², each of the three centred on 0.
@@ -46,8 +54,8 @@ class Moments:
             float64 (3, p_b, p_b); the diagonal of the first, a pixel's distance from itself, is 0.
         """
         s = np.ones(self.products.shape[1]) if signs is None else signs
-        rounding = 2 * (2 / 255) ** 2 / 12  # of two 8-bit pixels, so that equal ones are not infinitely close
-        D = np.log(np.maximum(self.squares - 2 * np.outer(s, s) * self.products, 0) + rounding)
+        # Twice the rounding, so that equal pixels are not infinitely close.
+        D = np.log(np.maximum(self.squares - 2 * np.outer(s, s) * self.products, 0) + 2 * ROUNDING)
         others = ~np.eye(len(s), dtype=bool)
         D[0] = np.where(others, D[0] - D[0].mean(where=others), 0) if len(s) > 1 else 0
         D[1:] -= D[1:].mean((1, 2), keepdims=True)
@@ -126,15 +134,17 @@ def image_moments(images: Tensor, patch_size: int, groups: int, *, progress: boo
     with tqdm(total=len(images), desc="statistics", unit="image", disable=not progress) as bar:
         for group in images.tensor_split(groups):
             products, squares = torch.zeros(3, p, p, dtype=torch.float64), torch.zeros(3, p, p, dtype=torch.float64)
+            means = torch.zeros(p, dtype=torch.float64)
             for part in group.split(CHUNK):
                 x = segment(normalize(part), patch_size)  # (N, h, w, p_b)
+                means += len(part) / len(group) * x.mean((0, 1, 2), dtype=torch.float64)
                 for k, (a, b) in enumerate(((x, x), (x[:, :, :-1], x[:, :, 1:]), (x[:, :-1], x[:, 1:]))):
                     a, b = a.reshape(-1, p), b.reshape(-1, p)
                     share = len(part) / len(group) / len(a)
                     products[k] += share * (a.T @ b)
                     squares[k] += share * ((a**2).sum(0)[:, None] + (b**2).sum(0))
                 bar.update(len(part))
-            result.append(Moments(products.numpy(), squares.numpy()))
+            result.append(Moments(products.numpy(), squares.numpy(), means.numpy()))
     return result
 
 
