@@ -29,7 +29,7 @@ lab: .venv/test
 	$(BIN)/jupyter lab book
 
 test: lint book .venv/test
-	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900 -n logical --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
 	$(BIN)/ruff check .
