@@ -279,7 +279,7 @@ AS_BEGINNERS_WRITE = {
 }
 
 
-@pytest.mark.parametrize("name", AS_BEGINNERS_WRITE.keys() & REGISTRY.keys())
+@pytest.mark.parametrize("name", sorted(AS_BEGINNERS_WRITE.keys() & REGISTRY.keys()))
 def test_right_idea_in_other_words_passes(name: str) -> None:
     result = REGISTRY[name](AS_BEGINNERS_WRITE[name])
     assert result, result
