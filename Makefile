@@ -46,6 +46,7 @@ links: .venv/pages node_modules/.package-lock.json
 	$(BIN)/jupyter-book build . --builder linkcheck
 
 bench: .venv/test
+	$(PIP) install -c constraints.txt --group bench
 	$(BIN)/python -m mixerkey.experiments.speed
 
 # SEED draws the variant of a class; grade with the one that you have handed out.

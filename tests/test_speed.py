@@ -8,8 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from mixerkey.convmixer import ConvMixer
 from mixerkey.embedding import patch_matrix
+from mixerkey.experiments import speed
 from mixerkey.experiments.speed import (
+    ENCRYPTED,
     FAST,
     FAST_FP32,
     PLAIN,
@@ -22,6 +25,7 @@ from mixerkey.experiments.speed import (
     key_sweep,
     measure,
     model_encryption,
+    provider,
     table,
     training,
 )
@@ -35,12 +39,32 @@ def results(benchmark: Benchmark) -> dict:
     return {name: run() for name, run in benchmark.ways.items()}
 
 
-def test_the_ways_of_inference_give_the_same_logits() -> None:
+def test_the_ways_of_inference_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "runtimes", lambda model, x: {})
     logits = results(inference(2, generator()))
-    assert logits.keys() == {FAST, PLAIN, PLAIN_BF16, FAST_FP32}
+    assert logits.keys() == {FAST, PLAIN, PLAIN_BF16, FAST_FP32, ENCRYPTED}
     assert torch.allclose(logits[FAST_FP32], logits[PLAIN], atol=1e-4)
     for name in (FAST, PLAIN_BF16):
         assert (logits[name] - logits[PLAIN]).norm() < 0.1 * logits[PLAIN].norm()
+    assert not torch.allclose(logits[ENCRYPTED], logits[FAST], atol=0.1)  # these images are not encrypted
+
+
+def test_other_runtimes_give_the_same_logits() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(name, reason="needs the dependency group bench")
+    model, x = ConvMixer(8, 2).eval(), torch.rand(2, 3, 8, 8, generator=generator())
+    with torch.inference_mode():
+        logits, expected = {name: run() for name, run in speed.runtimes(model, x).items()}, model(x)
+    assert {"ONNX Runtime, float32", "OpenVINO, float32", "OpenVINO, bfloat16"} <= logits.keys()
+    for name, found in logits.items():
+        near = 1e-5 if name.endswith("float32") else 0.05
+        assert torch.allclose(found, expected, atol=near), name
+
+
+def test_a_request_to_the_provider_gives_what_its_network_gives() -> None:
+    for benchmark in provider(2, generator()):
+        asked, alone = results(benchmark).values()
+        assert torch.allclose(asked, alone, atol=1e-5)
 
 
 def test_the_ways_of_a_depthwise_convolution_have_its_shape_and_all_go_back() -> None:

@@ -6,13 +6,19 @@ the chapter on the fast ConvMixer quotes. Give it a quiet machine: other work on
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import shutil
+import tempfile
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
+from threading import Thread
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +26,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained, normalize
-from mixerkey.evaluation import sweep
+from mixerkey.data import CIFAR10_CLASSES
+from mixerkey.evaluation import predict, sweep
 from mixerkey.fast import _depthwise, fast_forward
 from mixerkey.files import write_json
+from mixerkey.parties.client import Client
+from mixerkey.parties.provider import Models, create_app, listen, make_server
+from mixerkey.parties.trainer import ModelCard, save_encrypted
 from mixerkey.receipts import RECEIPTS, processor, versions
 
 RECEIPT = RECEIPTS / "speed.json"
 PLAIN, PLAIN_BF16 = "convolutions, float32", "convolutions, bfloat16, channels last"
 POINTWISE = "pointwise convolution, float32"
 FAST, FAST_FP32 = "matrix products, bfloat16", "matrix products, float32"
+ENCRYPTED = "matrix products, bfloat16, encrypted"
 
 
 @dataclass
@@ -109,14 +120,72 @@ def depthwise(batch: int, generator: torch.Generator) -> Iterator[Benchmark]:
 
 
 def inference(batch: int, generator: torch.Generator) -> Benchmark:
-    """Logits of a batch."""
-
-    def run(forward: Callable[[], Tensor]) -> Callable[[], object]:
-        return torch.inference_mode()(forward)
-
+    """Logits of a batch: ours, plain and encrypted, PyTorch's, and those of the `runtimes` that are installed."""
     x = torch.rand(batch, 3, 32, 32, generator=generator) * 2 - 1
-    ways = {name: run(forward) for name, (_, forward) in networks(x).items()}
-    return Benchmark("inference", ways, batch, "images", {PLAIN: 3})
+    locked, half = encrypt_model(load_pretrained("cifar10"), Key.from_seed(0, 4, 3)), x.bfloat16()
+    ways = {name: forward for name, (_, forward) in networks(x).items()} | {
+        ENCRYPTED: lambda: fast_forward(locked, half)
+    }
+    ways |= runtimes(load_pretrained("cifar10"), x)
+    ways = {name: torch.inference_mode()(forward) for name, forward in ways.items()}
+    return Benchmark(f"inference, batch of {batch}", ways, batch, "images", {PLAIN: 3} if batch == 256 else {})
+
+
+def runtimes(model: nn.Module, x: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """What else an engineer would run this network with, where it is installed: name -> the logits of `x`.
+
+    torch.compile needs a C++ compiler; ONNX Runtime and OpenVINO are in the dependency group ``bench``.
+    """
+    ways: dict[str, Callable[[], Tensor]] = {}
+
+    def compiled(dtype: torch.dtype) -> Callable[[], Tensor]:
+        network, images = torch.compile(deepcopy(model).to(dtype)), x.to(dtype)
+        return lambda: network(images).float()
+
+    if shutil.which("c++"):
+        ways["torch.compile, float32"] = compiled(torch.float32)
+        ways["torch.compile, bfloat16"] = compiled(torch.bfloat16)
+    if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime", "openvino"))):
+        return ways
+    import onnxruntime
+    import openvino
+
+    program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    onnx, images = program.model_proto.SerializeToString(), x.numpy()
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    (input_,) = session.get_inputs()
+    ways["ONNX Runtime, float32"] = lambda: torch.from_numpy(session.run(None, {input_.name: images})[0])
+
+    def openvinos(precision: str) -> Callable[[], Tensor]:
+        core = openvino.Core()
+        graph = core.read_model(io.BytesIO(onnx))
+        network = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        return lambda: torch.from_numpy(network(images)[0])
+
+    return ways | {"OpenVINO, float32": openvinos("f32"), "OpenVINO, bfloat16": openvinos("bf16")}
+
+
+def provider(count: int, generator: torch.Generator) -> Iterator[Benchmark]:
+    """A client's request to a provider on this computer, against the same images without HTTP."""
+    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    key, key_id = Key.from_seed(0, 4, 3), "0" * 16
+    locked = encrypt_model(load_pretrained("cifar10"), key)
+    with tempfile.TemporaryDirectory() as folder:
+        card = ModelCard(key_id, 4, 3, 32, 32, CIFAR10_CLASSES)
+        save_encrypted(locked, card, path := Path(folder, "locked.safetensors"))
+        server = make_server(create_app(Models([path])))
+        with listen("127.0.0.1", 0) as sock:
+            thread = Thread(target=server.run, kwargs={"sockets": [sock]})
+            thread.start()
+            with Client(f"http://127.0.0.1:{sock.getsockname()[1]}", key) as client:
+                ways = {
+                    "request to the provider": lambda: client.classify(images),
+                    "without HTTP": lambda: predict(locked, images, key).softmax(1),
+                }
+                yield Benchmark(f"provider, {count} a request", ways, count, "images")
+            server.should_exit = True
+            thread.join()
 
 
 def cipher(count: int, generator: torch.Generator) -> Benchmark:
@@ -199,12 +268,13 @@ def table(rows: list[dict]) -> str:
 
 PARTS: list[Callable[[torch.Generator], Iterable[Benchmark]]] = [
     lambda generator: [training(256, generator)],
-    lambda generator: [inference(256, generator)],
+    *(lambda generator, batch=batch: [inference(batch, generator)] for batch in (1, 64, 256)),
     lambda generator: depthwise(256, generator),
     lambda generator: [cipher(10_000, generator)],
     lambda generator: [cipher(50_000, generator)],
     lambda generator: [model_encryption()],
     lambda generator: [key_sweep(500, generator)],
+    *(lambda generator, count=count: provider(count, generator) for count in (1, 8, 64)),
 ]
 
 
