@@ -1,6 +1,6 @@
 """The command line: ``mixerkey train`` makes the networks of the package, ``mixerkey reproduce`` the experiments.
 
-The other commands are those of the three parties.
+The other commands are those of the three parties. Progress is shown where stderr is a terminal: ``2>log`` turns it off.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from mixerkey.convmixer import PRETRAINED, ConvMixer, load_pretrained, save_mode
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import report, reproduce
-from mixerkey.files import one_line, write_json
+from mixerkey.files import make_folder, one_line, write_json
 from mixerkey.parties.commands import add_commands
 from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, train
 from mixerkey.vit import ViT
@@ -84,8 +85,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "train",
         help="train a network and write its weights and receipt",
         epilog="example: mixerkey train digits --out runs/digits (seconds); on two processes: "
-        "torchrun --nproc-per-node 2 -m mixerkey train digits --out runs/digits. The progress bar tells how long the "
-        "others take here, and a run that was stopped goes on.",
+        "torchrun --nproc-per-node 2 -m mixerkey train digits --out runs/digits. The progress bar, shown where stderr "
+        "is a terminal, tells how long the others take here, and a run that was stopped goes on.",
     )
     command.add_argument("name", choices=RECIPES)
     command.add_argument(
@@ -95,7 +96,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         help="for cifar10, fast takes 3.2 million images, lesson 1.1 million, and paper 10 million",
     )
     command.add_argument("--out", type=Path, required=True, help="folder for weights, receipt and checkpoint")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=_seed, default=0)
     command.add_argument(
         "--validation",
         type=int,
@@ -120,8 +121,9 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    make_folder(options.out)
     with _processes():
-        receipt = reproduce(options.name, options.out, only=options.only)
+        receipt = reproduce(options.name, options.out, only=options.only, progress=sys.stderr.isatty())
         if _first():
             if options.only is None:
                 write_json(options.out / "paper.json", receipt)
@@ -135,13 +137,17 @@ def _train(options: argparse.Namespace) -> None:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     model: ConvMixer | ViT
+    cifar10 = partial(load_cifar10, progress=sys.stderr.isatty())
     if options.name == "digits":
         model, load, teacher = ConvMixer(64, 4, 3, patch_size=2, in_channels=1), load_digits, None
     elif options.name == "cifar10":
-        model, load, teacher = ConvMixer(256, 8), load_cifar10, None
+        model, load, teacher = ConvMixer(256, 8), cifar10, None
     else:
-        model, load, teacher = ViT(dim=128, depth=6, heads=4), load_cifar10, load_pretrained("cifar10").to(device)
+        model, load, teacher = ViT(dim=128, depth=6, heads=4), cifar10, load_pretrained("cifar10").to(device)
+    make_folder(options.out)
     images, labels = load("train")
+    if not 0 <= options.validation < len(images):
+        raise ValueError(f"--validation holds out 0 to {len(images) - 1:,} images, got {options.validation}")
     if options.validation:
         held_out = images[-options.validation :], labels[-options.validation :]
         images, labels = images[: -options.validation], labels[: -options.validation]
@@ -157,11 +163,18 @@ def _train(options: argparse.Namespace) -> None:
             evaluate=lambda trained: accuracy(trained, *held_out),
             teacher=teacher,
             checkpoint=options.out / "checkpoint.safetensors",
+            progress=sys.stderr.isatty(),
         )
         if _first():
             save_model(model.cpu(), options.out / f"{options.name}.safetensors")
             write_json(options.out / f"{options.name}.json", receipt)
             print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (seed := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"a seed is 0 to 2^63 - 1, got {text[:40]}")
+    return seed
 
 
 @contextmanager

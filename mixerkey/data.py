@@ -99,7 +99,7 @@ def load_photos() -> dict[str, Tensor]:
     }
 
 
-def load_cifar10(split: str, *, download: bool = True) -> tuple[Tensor, Tensor]:
+def load_cifar10(split: str, *, download: bool = True, progress: bool = True) -> tuple[Tensor, Tensor]:
     """CIFAR-10: 50,000 training and 10,000 test images in ten classes (`CIFAR10_CLASSES`).
 
     It is read from the path in the environment variable MIXERKEY_DATA, if that is set, otherwise from the cache. Any
@@ -113,6 +113,7 @@ def load_cifar10(split: str, *, download: bool = True) -> tuple[Tensor, Tensor]:
     Args:
         split: "train" or "test".
         download: whether to use the network when no copy is at hand.
+        progress: whether to show a progress bar of the download on stderr.
 
     Returns:
         images uint8 (N, 3, 32, 32) and labels int64 (N,).
@@ -127,7 +128,7 @@ def load_cifar10(split: str, *, download: bool = True) -> tuple[Tensor, Tensor]:
     """
     _check_split(split)
     failed = []
-    for source in _find_cifar10(download):
+    for source in _find_cifar10(download, progress):
         try:
             return _load(source, split)
         except Exception as error:  # a damaged file can raise anything
@@ -181,7 +182,7 @@ def _order(digests: list[bytes]) -> list[int]:
     return sorted(range(len(digests)), key=digests.__getitem__)
 
 
-def _find_cifar10(download: bool) -> list[Path]:
+def _find_cifar10(download: bool, progress: bool = False) -> list[Path]:
     """Where copies may be, the quickest to read first; at least one."""
     given = os.environ.get("MIXERKEY_DATA")
     if given:
@@ -201,7 +202,7 @@ def _find_cifar10(download: bool) -> list[Path]:
             f"No copy of CIFAR-10: MIXERKEY_DATA is not set and {cache_folder()} has none.\n"
             f"Set MIXERKEY_DATA to a copy ({ARCHIVE} or cifar10.npz), or call load_cifar10 with a network."
         )
-    return _download(cache_folder())
+    return _download(cache_folder(), progress)
 
 
 def _copies(path: Path) -> list[Path]:
@@ -363,7 +364,7 @@ def _as_classes(labels: np.ndarray) -> np.ndarray:
     return classes
 
 
-def _download(folder: Path) -> list[Path]:
+def _download(folder: Path, progress: bool) -> list[Path]:
     """Fetch the archive into the cache from the first mirror that gives it, one process at a time."""
     target = folder / ARCHIVE
     hint = (
@@ -378,7 +379,7 @@ def _download(folder: Path) -> list[Path]:
                 return found  # another process has fetched it meanwhile
             for url in os.environ.get("MIXERKEY_MIRROR", "").split() or MIRRORS:
                 try:
-                    _fetch_all(url, target)
+                    _fetch_all(url, target, progress)
                     return [target]
                 except (ConnectionError, http.client.HTTPException, ValueError) as error:
                     failed.append(f"CIFAR-10 could not be downloaded from {url} ({_reason(error)}).")
@@ -403,7 +404,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fetch_all(url: str, target: Path) -> None:
+def _fetch_all(url: str, target: Path, progress: bool) -> None:
     """Put the archive into its place when it is complete; what arrived of it is kept, and resumed from any mirror.
 
     Raises:
@@ -413,7 +414,7 @@ def _fetch_all(url: str, target: Path) -> None:
     partial = target.with_suffix(".partial")
     inherited = partial.exists()
     for _ in range(TRIES):
-        complete = _fetch(url, partial)
+        complete = _fetch(url, partial, progress)
         if _md5(partial) == ARCHIVE_MD5:
             partial.replace(target)
             return
@@ -429,7 +430,7 @@ def _reason(error: Exception) -> str:
     return one_line(error) or type(error).__name__
 
 
-def _fetch(url: str, partial: Path) -> bool:
+def _fetch(url: str, partial: Path, progress: bool) -> bool:
     """Append to `partial` what the server still has; whether that is all, as far as the server says."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -447,7 +448,7 @@ def _fetch(url: str, partial: Path) -> bool:
         size = int(response.headers.get("Content-Length") or 0)
         total = start + size if size else None  # without a length, the next request shows whether this was all
         name = f"CIFAR-10 from {urlsplit(url).netloc}"
-        with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name) as bar:
+        with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=not progress) as bar:
             _copy(response, stream, bar)
         return stream.tell() == total
 

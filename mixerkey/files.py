@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import prod
@@ -136,6 +137,24 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder, unless it is there, and prove that it can be written to, before long work is done for it.
+
+    Raises:
+        OSError: it can't.
+
+    >>> make_folder(__file__)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    FileExistsError: ...
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; name a folder that can be written to", str(path)) from error
 
 
 def write_file(path: str | Path, content: bytes, *, private: bool = False, exclusive: bool = False) -> None:

@@ -153,7 +153,7 @@ def main() -> None:
             known[cell["prior"], cell["encrypted"], cell["patch_size"], cell["images"]] = cell["trials"]
     done = {cell[:4]: known.get(cell[:4], [])[: cell[4]] for cell in CELLS}
     total = sum(cell[4] for cell in CELLS)
-    with tqdm(total=total, initial=sum(map(len, done.values())), desc="trials") as bar:
+    with tqdm(total=total, initial=sum(map(len, done.values())), desc="trials", disable=None) as bar:
         for name, encrypted, M, count, trials in CELLS:
             results = done[name, encrypted, M, count]
             while len(results) < trials and encrypted in PRIVATE:

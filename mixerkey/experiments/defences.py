@@ -357,7 +357,7 @@ def seeds() -> dict:
     block = torch.arange(48)
     sent = block[torch.randperm(48, generator=torch.Generator().manual_seed(secret))]
     rng, start = torch.Generator(), time.process_time()
-    for seed in tqdm(range(2**20), "seeds"):
+    for seed in tqdm(range(2**20), "seeds", disable=None):
         if torch.equal(torch.randperm(48, generator=rng.manual_seed(seed)), sent):
             break
     seconds = time.process_time() - start
@@ -388,7 +388,7 @@ def main() -> None:
     receipt.once("costs", costs)
     receipt.once("jpeg", compression)
     receipt.once("seeds", seeds)
-    for defence, attacks in tqdm(DEFENCES.items(), "defences"):
+    for defence, attacks in tqdm(DEFENCES.items(), "defences", disable=None):
         for attack, (trial, count) in attacks.items():
             receipt.trials((defence, attack), count, trial)
 

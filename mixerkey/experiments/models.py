@@ -201,7 +201,7 @@ def main() -> None:
         versions=versions() | {"scipy": version("scipy")},
         processor=processor(torch.device("cpu")),
     )
-    for name, (trial, count) in tqdm(TRIALS.items(), "trials"):
+    for name, (trial, count) in tqdm(TRIALS.items(), "trials", disable=None):
         receipt.trials(name, count, partial(trial, world))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -256,7 +257,7 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
     model = load_pretrained(name)
     M, C = model.sizes["patch_size"], model.sizes["in_channels"]
     key, digest = Key.from_seed(RIGHT_KEY, M, C), weights_digest(model)
-    load = load_digits if name == "digits" else load_cifar10
+    load: Callable[[str], Data] = load_digits if name == "digits" else partial(load_cifar10, progress=progress)
     test = load("test")
     some = test[0][:2000], test[1][:2000]
     few = [Key.from_seed(seed, M, C) for seed in WRONG_KEYS[:10]]

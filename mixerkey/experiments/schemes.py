@@ -305,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
     receipt = take_up(out)
     have = frozenset().union(*(closure(ATTACKERS[name]) for name in attackers))
     todo = [unit for unit in units() if unit[0] in rows and closure(ATTACKS[unit[1]].needs) <= have]
-    for unit in tqdm(todo[rank::processes], "attacks"):
+    for unit in tqdm(todo[rank::processes], "attacks", disable=None):
         run(receipt, unit, options.draws)
     if processes == 1:
         for row in rows:

@@ -292,7 +292,7 @@ def main(rounds: int = 9) -> None:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
         parts = pool.map(part, range(len(PARTS)), [rounds] * len(PARTS))
-        rows = [row for found in tqdm(parts, "parts", total=len(PARTS)) for row in found]
+        rows = [row for found in tqdm(parts, "parts", total=len(PARTS), disable=None) for row in found]
     print(table(rows))
     print(f"\n{processor(torch.device('cpu'))}; medians of {rounds} rounds, in each of which all ways took turns")
     machine = {"processor": processor(torch.device("cpu")), "versions": versions()}

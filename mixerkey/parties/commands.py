@@ -20,7 +20,7 @@ from mixerkey.convmixer import PRETRAINED, load_pretrained, load_with_metadata
 from mixerkey.data import CIFAR10_CLASSES, load_digits
 from mixerkey.files import keep_apart
 from mixerkey.key_files import load_key, load_key_and_id
-from mixerkey.keys import BlockKey, Key
+from mixerkey.keys import BlockKey, Key, block_size
 from mixerkey.parties.trainer import (
     ModelCard,
     load_encrypted,
@@ -35,6 +35,7 @@ from mixerkey.pictures import convert_folder, read_picture, write_picture
 SIDES = {"digits": 8, "cifar10": 32}
 CLASSES = {"digits": tuple("0123456789"), "cifar10": CIFAR10_CLASSES}
 TOKEN = "MIXERKEY_TOKEN"
+LARGEST_BLOCK = 2**20  # values, of the keys that are drawn here; vision transformers have at most some thousands
 FILE: dict[str, Any] = {"type": Path}
 NEEDED: dict[str, Any] = {"type": Path, "required": True}
 URL = "http://127.0.0.1:8000"
@@ -127,6 +128,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _keygen(options: argparse.Namespace) -> None:
+    if block_size(options.patch_size, options.channels) > LARGEST_BLOCK:
+        raise ValueError(f"a key is for blocks of up to {LARGEST_BLOCK:,} values, patch size squared times channels")
     key_id = save_key(Key.generate(options.patch_size, options.channels), options.key)
     print(f"key id {key_id}")
 
@@ -152,6 +155,8 @@ def _encrypt_model(options: argparse.Namespace) -> None:
 def _rotate(options: argparse.Namespace) -> None:
     keep_apart(options.out, options.model, options.old, options.new)
     (old, old_id), (new, new_id) = load_named_key(options.old), load_named_key(options.new)
+    if old == new:
+        raise ValueError(f"{options.old} and {options.new} are one key; draw another with mixerkey keygen")
     model, card = load_encrypted(options.model)
     if card.key_id != old_id:
         raise ValueError(f"{options.model.name} is encrypted for key id {card.key_id}, but the old key's is {old_id}")

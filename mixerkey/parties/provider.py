@@ -7,6 +7,7 @@ import hmac
 import io
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,12 +74,12 @@ class Limits:
         memory: the most bytes of bodies at a time; beyond it the answer is 503, and for one body 413.
 
     Raises:
-        ValueError: a limit that is not positive.
+        ValueError: a limit that is not positive, or infinite.
 
-    >>> Limits(seconds=0)
+    >>> Limits(seconds=0)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: limits must be positive, got Limits(batch=256, queue=1024, connections=512, seconds=0, memory=268435456)
+    ValueError: limits must be positive and finite, got Limits(batch=256, queue=1024, connections=512, seconds=0, ...
     """
 
     batch: int = 256
@@ -87,8 +89,8 @@ class Limits:
     memory: int = 2**28
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) <= 0:
-            raise ValueError(f"limits must be positive, got {self}")
+        if not all(0 < value < inf for value in asdict(self).values()):
+            raise ValueError(f"limits must be positive and finite, got {self}")
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def create_app(
         prefix: the path under which a proxy shows it, whether the proxy takes it off or not.
 
     Raises:
-        ValueError: a batch that is larger than the queue, or a token that no header can hold.
+        ValueError: a batch that is larger than the queue, a token that no header can hold, or a prefix that is no path.
 
     >>> import tempfile
     >>> from starlette.testclient import TestClient
@@ -280,6 +282,8 @@ def create_app(
     ...         http.get("/v1/models").json()[0]["key_id"]
     '00d1f2e3a4b5c6d7'
     """
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", prefix, re.ASCII):
+        raise ValueError(f"a prefix is a path such as /mixerkey, got {prefix!r}")
     service = Service(models, limits or Limits())
     guard = [] if token is None else [Depends(wants(check_token(token)))]
     app = FastAPI(
