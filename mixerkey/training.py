@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -184,77 +184,34 @@ def train(
     >>> receipt["images_processed"]
     1408
     """
-    if len(images) != len(labels):
-        raise ValueError(f"got {len(images)} images but {len(labels)} labels")
-    steps = len(images) // recipe.batch_size
-    if steps == 0:
-        raise ValueError(f"got {len(images)} images, fewer than one batch of {recipe.batch_size}")
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if recipe.batch_size % processes:
-        raise ValueError(f"a batch of {recipe.batch_size} images cannot be shared equally by {processes} processes")
-    initial = torch.Generator().manual_seed(seed)
-    if not fine_tune:
-        initialize(model, initial)
-        shape_start(model, recipe, images[:2000], initial)
-    odd = torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) < 0.5  # the odd epochs mirror these
-    data = tensors_digest(images, labels)
-    run = _Run(model, recipe, seed, data, steps * recipe.epochs, images.shape[-1], teacher)
-    if fine_tune:
-        run.identity["start_sha256"] = weights_digest(model)
+    run = _Run(model, recipe, seed, images, labels, teacher, fine_tune)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
     bar = tqdm(
-        total=round(run.costs[-1] * recipe.batch_size),
-        initial=round(run.costs[len(run.losses)] * recipe.batch_size),
+        total=run.processed(run.steps * recipe.epochs),
+        initial=run.processed(len(run.losses)),
         unit="image",
         unit_scale=True,
-        disable=not progress or rank > 0,
+        disable=not progress or run.rank > 0,
     )
     saved = time.perf_counter()
-    for epoch in range(len(run.losses) // steps, recipe.epochs):
+    for epoch in range(len(run.losses) // run.steps, recipe.epochs):
         bar.set_description(f"epoch {epoch + 1}/{recipe.epochs}")
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch + 1)
-        order = torch.randperm(len(images), generator=generator)
-        if rank:  # the same order in every process, but each augments its share in its own way
-            generator.manual_seed((seed * 100_003 + epoch + 1) * 1_009 + rank)
-        for step in range(steps):
-            start, index = time.perf_counter(), epoch * steps + step
-            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size][rank::processes]
-            batch = images[chosen]
-            if recipe.flip == "alternate":
-                mirrored = odd[chosen] == (epoch % 2 == 1)
-                batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
-            x, target = run.prepare(index, batch, labels[chosen], generator)
-            if index < len(run.losses):
-                continue  # this step was taken before; all that it still has to do is draw its random numbers
-            run.step(index, x, target)
-            run.seconds[epoch] += time.perf_counter() - start
-            bar.set_postfix(loss=f"{run.losses[-1]:.3f}", refresh=False)
-            bar.update(round(run.costs[index + 1] * recipe.batch_size) - bar.n)
-            if checkpoint is not None and rank == 0 and (step == steps - 1 or time.perf_counter() - saved > SAVE_EVERY):
-                run.save(Path(checkpoint))
-                saved = time.perf_counter()
+        start = time.perf_counter()
+        for index, x, target in run.batches(epoch):
+            if index == len(run.losses):  # the steps before it were taken already
+                run.step(index, x, target)
+                run.seconds[epoch] += time.perf_counter() - start
+                bar.set_postfix(loss=f"{run.losses[-1]:.3f}", refresh=False)
+                bar.update(run.processed(index + 1) - bar.n)
+                due = (index + 1) % run.steps == 0 or time.perf_counter() - saved > SAVE_EVERY
+                if checkpoint is not None and run.rank == 0 and due:
+                    run.save(Path(checkpoint))
+                    saved = time.perf_counter()
+            start = time.perf_counter()
     bar.close()
-    if processes > 1:  # batch statistics are each process's own; the first one's are returned everywhere
-        for value in run.averaged.values():
-            dist.broadcast(value, 0)
-    model.load_state_dict(run.averaged)
-    model.eval()
-    return model, {
-        **run.identity,
-        "images_processed": round(run.costs[-1] * recipe.batch_size),
-        "wall_seconds": round(sum(run.seconds), 1),
-        "processor": processor(run.device),
-        "processes": processes,
-        "computed_in": str(run.dtype).removeprefix("torch."),
-        "versions": versions(),
-        "curve": [
-            {"loss": round(sum(run.losses[i * steps : (i + 1) * steps]) / steps, 4), "seconds": round(seconds, 4)}
-            for i, seconds in enumerate(run.seconds)
-        ],
-        "accuracy": evaluate(model),
-        "weights_sha256": weights_digest(model),
-    }
+    run.finish()
+    return model, run.receipt(evaluate)
 
 
 class _Forward(nn.Module):
@@ -287,19 +244,37 @@ def _halfway(model: Network, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 class _Run:
-    """The state of a training run: all that a checkpoint holds."""
+    """A training run: its data, its schedule, and all that a checkpoint holds."""
 
     def __init__(
-        self, model: Network, recipe: Recipe, seed: int, data: str, steps: int, own_side: int, teacher: Network | None
+        self,
+        model: Network,
+        recipe: Recipe,
+        seed: int,
+        images: Tensor,
+        labels: Tensor,
+        teacher: Network | None,
+        fine_tune: bool,
     ) -> None:
-        self.model, self.recipe, self.teacher = model.train(), recipe, teacher
+        self.model, self.recipe, self.seed, self.teacher = model.train(), recipe, seed, teacher
+        self.images, self.labels = images, labels
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.steps = _steps(images, labels, recipe.batch_size, self.processes)  # of an epoch
+        total, own_side = self.steps * recipe.epochs, images.shape[-1]
         parts = recipe.sides or (own_side,)
-        self.sides = [parts[len(parts) * i // steps] for i in range(steps)]
+        self.sides = [parts[len(parts) * i // total] for i in range(total)]
         costs = ((side / own_side) ** 2 for side in self.sides)  # of an image, in images of their own size
         self.costs = list(accumulate(costs, initial=0.0))  # before each step, and of all
-        identity = {"recipe": asdict(recipe), "network": model.sizes, "seed": seed, "data_sha256": data}
+        identity = {"recipe": asdict(recipe), "network": model.sizes, "seed": seed}
+        identity["data_sha256"] = tensors_digest(images, labels)
         if teacher is not None:
             identity["teacher_sha256"] = weights_digest(teacher)
+        if fine_tune:
+            identity["start_sha256"] = weights_digest(model)
+        else:
+            initial = torch.Generator().manual_seed(seed)
+            initialize(model, initial)
+            shape_start(model, recipe, images[:2000], initial)
         self.identity = json.loads(json.dumps(identity))  # as it comes back from a file
         self.device = next(model.parameters()).device
         self.dtype = _products(recipe.dtype, self.device)
@@ -308,23 +283,39 @@ class _Run:
             initialize(self.hint, torch.Generator().manual_seed(seed))
         forward = _Forward(model, self.dtype, self.hint)
         self.forward = DistributedDataParallel(forward) if dist.is_initialized() else forward
-        hidden = _layer_matrices(model) if recipe.muon else []
-        rest = [p for p in forward.parameters() if not any(p is q for q in hidden)]
-        groups = [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        adam = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, recipe.beta2), fused=True)
-        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adam, recipe.peak_lr)]  # and the highest rate
-        if recipe.muon:
-            normalized = isinstance(model, ConvMixer)  # by the batch normalisation behind
-            self.optimizers.append((Muon(hidden, recipe.muon, fixed_norm=normalized, dtype=self.dtype), recipe.muon))
+        self.optimizers = _optimizers(forward, recipe, self.dtype)
         self.averaged = deepcopy(model.state_dict())
         self.losses: list[float] = []  # of each step
         self.seconds = [0.0] * recipe.epochs
 
+    def processed(self, steps: int) -> int:
+        """How many images the first `steps` steps take, counted in images of their own size."""
+        return round(self.costs[steps] * self.recipe.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each step of an epoch, with its images and targets: all that is random about it.
+
+        A step that was taken before a run was interrupted is given all the same, so that it draws its random numbers.
+        """
+        recipe, seed = self.recipe, self.seed * 100_003 + epoch + 1
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.images), generator=generator)
+        if self.rank:  # the same order in every process, but each augments its share in its own way
+            generator.manual_seed(seed * 1_009 + self.rank)
+        odd = (
+            torch.rand(len(order), generator=torch.Generator().manual_seed(self.seed)) < 0.5
+        )  # odd epochs mirror these
+        for step, chosen in enumerate(order.split(recipe.batch_size)[: self.steps]):
+            chosen = chosen[self.rank :: self.processes]
+            batch = self.images[chosen]
+            if recipe.flip == "alternate":
+                mirrored = odd[chosen] == (epoch % 2 == 1)
+                batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+            index = epoch * self.steps + step
+            yield index, *self.prepare(index, batch, self.labels[chosen], generator)
+
     def prepare(self, index: int, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The images and targets of a step: all that is random about it."""
+        """The images of a step, augmented, and its targets."""
         recipe = self.recipe
         x = augment(normalize(images), recipe, generator)
         target = F.one_hot(labels, self.model.sizes["num_classes"]).float()
@@ -361,6 +352,32 @@ class _Run:
                 self.averaged[name].copy_(value)
         self.losses.append(loss.item())
 
+    def finish(self) -> None:
+        """Give the model the averaged weights."""
+        if self.processes > 1:  # batch statistics are each process's own; the first one's are returned everywhere
+            for value in self.averaged.values():
+                dist.broadcast(value, 0)
+        self.model.load_state_dict(self.averaged)
+        self.model.eval()
+
+    def receipt(self, evaluate: Callable[[Network], float]) -> dict:
+        losses = torch.tensor(self.losses, dtype=torch.float64).view(-1, self.steps)
+        return {
+            **self.identity,
+            "images_processed": self.processed(len(self.losses)),
+            "wall_seconds": round(sum(self.seconds), 1),
+            "processor": processor(self.device),
+            "processes": self.processes,
+            "computed_in": str(self.dtype).removeprefix("torch."),
+            "versions": versions(),
+            "curve": [
+                {"loss": round(sum(of) / self.steps, 4), "seconds": round(seconds, 4)}
+                for of, seconds in zip(losses.tolist(), self.seconds, strict=True)
+            ],
+            "accuracy": evaluate(self.model),
+            "weights_sha256": weights_digest(self.model),
+        }
+
     def save(self, path: Path) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
@@ -395,6 +412,32 @@ class _Run:
                 state.setdefault(int(i), {})[field] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.losses, self.seconds = tensors["losses"].tolist(), tensors["seconds"].tolist()
+
+
+def _steps(images: Tensor, labels: Tensor, batch_size: int, processes: int) -> int:
+    """How many whole batches there are, if these processes can share them."""
+    if len(images) != len(labels):
+        raise ValueError(f"got {len(images)} images but {len(labels)} labels")
+    if len(images) < batch_size:
+        raise ValueError(f"got {len(images)} images, fewer than one batch of {batch_size}")
+    if batch_size % processes:
+        raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {processes} processes")
+    return len(images) // batch_size
+
+
+def _optimizers(forward: _Forward, recipe: Recipe, dtype: torch.dtype) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Adam, and Muon where the recipe wants it, each with its highest learning rate."""
+    hidden = _layer_matrices(forward.model) if recipe.muon else []
+    rest = [p for p in forward.parameters() if not any(p is q for q in hidden)]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, recipe.beta2), fused=True)
+    if not recipe.muon:
+        return [(adam, recipe.peak_lr)]
+    normalized = isinstance(forward.model, ConvMixer)  # by the batch normalisation behind
+    return [(adam, recipe.peak_lr), (Muon(hidden, recipe.muon, fixed_norm=normalized, dtype=dtype), recipe.muon)]
 
 
 def _products(dtype: str, device: torch.device) -> torch.dtype:

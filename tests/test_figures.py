@@ -182,8 +182,7 @@ def test_the_title_page_shows_what_the_code_draws() -> None:
     idea = art.Idea()
     assert idea.plain == idea.encrypted == 7
     for name, svg in (
-        ("book/images/idea.svg", art.diagram(idea, tall=False)),
-        ("book/images/idea-tall.svg", art.diagram(idea, tall=True)),
+        *((f"book/images/{file}", art.diagram(idea, layout)) for file, layout in art.LAYOUTS.items()),
         ("book/_static/favicon.svg", art.mark(idea)),
     ):
         assert (ROOT / name).read_text(encoding="utf-8") == svg, f"run python -m tools.art: {name}"

@@ -8,6 +8,7 @@ The diagrams take their colours from the page (mixerkey/palette.css) and fall ba
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -92,56 +93,86 @@ def matrix(values: Tensor, x: float, y: float, size: float) -> str:
     return cells(colours, values.shape, x, y, size)
 
 
-def diagram(idea: Idea, *, tall: bool) -> str:
-    """The diagram as an SVG: the two ways side by side in a tall one, one below the other in a wide one."""
-    steps = [46, 168, 284, 420, 542, 636] if tall else [46, 164, 282, 448, 636, 752]
-    tracks = [92, 270] if tall else [62, 212]
-    width, height = (362, 662) if tall else (780, 296)
-    half = [40, 26, 40, 26, 26, 16] if tall else [40, 26, 40, 67, 66, 16]  # of each step, along the way
+@dataclass(frozen=True)
+class Layout:
+    """Where the steps of the two ways stand.
 
-    kind = "tall" if tall else "wide"
+    Attributes:
+        kind: "wide", one way below the other, or "tall", side by side.
+        size: width and height.
+        tracks: of the ways, across.
+        steps: middle of each step, along.
+        half: half of each step's length, along.
+        name: length of the name behind a step, along.
+    """
 
-    def at(step: int, track: int) -> tuple[float, float]:
-        return (tracks[track], steps[step]) if tall else (steps[step], tracks[track])
+    kind: str
+    size: tuple[int, int]
+    tracks: tuple[int, int]
+    steps: tuple[int, ...]
+    half: tuple[int, ...]
+    name: int
 
-    def arrow(start: int, end: int, track: int) -> str:
-        a = steps[start] + half[start] + (32 if tall and start < 4 else 8)  # below its name
-        b = steps[end] - half[end] - 8
-        c = tracks[track]
-        return f'<path d="M{c} {a}V{b}"/>' if tall else f'<path d="M{a} {c}H{b}"/>'
+    def at(self, step: int, track: int) -> tuple[float, float]:
+        x, y = self.steps[step], self.tracks[track]
+        return (y, x) if self.kind == "tall" else (x, y)
 
-    italic = ' font-style="italic" font-family="Georgia, serif" font-size="19"'
+    def arrow(self, start: int, end: int, track: int) -> str:
+        a = self.steps[start] + self.half[start] + 8 + (self.name if start < 4 else 0)
+        b = self.steps[end] - self.half[end] - 8
+        c = self.tracks[track]
+        return f'<path d="M{c} {a}V{b}"/>' if self.kind == "tall" else f'<path d="M{a} {c}H{b}"/>'
+
+
+LAYOUTS = {
+    "idea.svg": Layout("wide", (780, 296), (62, 212), (46, 164, 282, 448, 636, 752), (40, 26, 40, 67, 66, 16), name=0),
+    "idea-tall.svg": Layout(
+        "tall", (362, 662), (92, 270), (46, 168, 284, 420, 542, 636), (40, 26, 40, 26, 26, 16), name=24
+    ),
+}
+
+
+def way(idea: Idea, layout: Layout, *, encrypted: bool) -> tuple[list[str], list[str]]:
+    """One way from image to answer: the drawn steps, and the arrows between them."""
     transposed = '<tspan>T</tspan><tspan dy="-6" font-size="12">⊤</tspan><tspan dy="6">E</tspan>'
-    plain = {0: (idea.x, "x"), 3: (idea.E, "E")}
-    encrypted = {0: (idea.x, "x"), 1: (idea.T, "T"), 2: (idea.xT, "xT"), 3: (idea.E_enc, transposed)}
+    steps = {0: (idea.x, "x"), 3: (idea.E, "E")}
+    if encrypted:
+        steps = {0: (idea.x, "x"), 1: (idea.T, "T"), 2: (idea.xT, "xT"), 3: (idea.E_enc, transposed)}
     drawn: list[str] = []
-    arrows: list[str] = []
-    for track, way in enumerate((plain, encrypted)):
-        for step, (what, name) in way.items():
-            x, y = at(step, track)
-            drawn.append(picture(what, x, y, 10) if step in (0, 2) else matrix(what, x, y, 13 if step == 1 else 10))
-            drawn.append(text(x, y + [40, 26, 40, 20][step] + 22, name, italic))
-        x, y = at(4, track)
-        frame = f' rx="6" fill-opacity="0.08" stroke="{COLOUR["ink"]}"'
-        drawn.append(rect(x - 66, y - 26, 132, 52, COLOUR["ink"], frame))
-        drawn += [text(x, y - 4, "the same rest of" if track else "the rest of"), text(x, y + 15, "the network")]
-        x, y = at(5, track)
-        answer = idea.encrypted if track else idea.plain
-        drawn.append(text(x, y + 10, str(answer), ' font-size="28" font-weight="bold"'))
-        arrows += [arrow(a, b, track) for a, b in pairwise([*way, 4, 5])]
+    for step, (what, name) in steps.items():
+        x, y = layout.at(step, encrypted)
+        drawn.append(picture(what, x, y, 10) if step in (0, 2) else matrix(what, x, y, 13 if step == 1 else 10))
+        italic = ' font-style="italic" font-family="Georgia, serif" font-size="19"'
+        drawn.append(text(x, y + [40, 26, 40, 20][step] + 22, name, italic))
+    x, y = layout.at(4, encrypted)
+    frame = f' rx="6" fill-opacity="0.08" stroke="{COLOUR["ink"]}"'
+    drawn.append(rect(x - 66, y - 26, 132, 52, COLOUR["ink"], frame))
+    drawn += [text(x, y - 4, "the same rest of" if encrypted else "the rest of"), text(x, y + 15, "the network")]
+    x, y = layout.at(5, encrypted)
+    answer = idea.encrypted if encrypted else idea.plain
+    drawn.append(text(x, y + 10, str(answer), ' font-size="28" font-weight="bold"'))
+    return drawn, [layout.arrow(a, b, encrypted) for a, b in pairwise([*steps, 4, 5])]
+
+
+def diagram(idea: Idea, layout: Layout) -> str:
+    """Both ways as an SVG."""
+    (plain, plain_arrows), (encrypted, encrypted_arrows) = (way(idea, layout, encrypted=e) for e in (False, True))
+    (width, height), kind = layout.size, layout.kind
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
             f'class="idea-{kind}" aria-label="{idea.alt}" '
             f'font-family="system-ui, sans-serif" font-size="15">',
             f'<g fill="{COLOUR["ink"]}">',
-            *drawn,
+            *plain,
+            *encrypted,
             "</g>",
             f'<marker id="tip-{kind}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             f'orient="auto">'
             f'<path d="M0 0L8 4L0 8z" fill="{COLOUR["ink"]}"/></marker>',
             f'<g stroke="{COLOUR["ink"]}" stroke-width="1.5" fill="none" marker-end="url(#tip-{kind})">',
-            *arrows,
+            *plain_arrows,
+            *encrypted_arrows,
             "</g>",
             "</svg>",
             "",
@@ -196,9 +227,8 @@ def card(idea: Idea, path: Path) -> None:
 
 def main() -> None:
     idea = Idea()
-    for tall in (False, True):
-        path = ROOT / "book" / "images" / f"idea{'-tall' if tall else ''}.svg"
-        path.write_text(diagram(idea, tall=tall), encoding="utf-8")
+    for file, layout in LAYOUTS.items():
+        (ROOT / "book" / "images" / file).write_text(diagram(idea, layout), encoding="utf-8")
     (STATIC / "favicon.svg").write_text(mark(idea), encoding="utf-8")
     card(idea, STATIC / "social.png")
 

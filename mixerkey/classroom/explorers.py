@@ -342,19 +342,11 @@ def embedding_rows(
     (True, True)
     """
     model, images, labels, key = _classifier(model, images, labels, key)
-    shape = key.patch_size, key.channels
-    size = key.size
     sent, E, best = encrypt_images(images, key), patch_matrix(model), accuracy(model, images, labels)
-    order, signs = list(range(size)), [False] * size
-
-    def names() -> list[tuple[str, int]]:
-        return [
-            (f"place {k}: {'−' if sign else '+'} row {j}", k)
-            for k, (j, sign) in enumerate(zip(order, signs, strict=True))
-        ]
+    rows = _Rows(key.patch_size, key.channels)
 
     def view(row: int) -> View:
-        guess = SignedPermutation(order, signs, *shape)
+        guess = rows.key()
         moved = encrypt_model(model, guess)
         share, classes = accuracy(moved, sent, labels), classify(moved, sent[:6])
         figure, axes = plt.subplots(2, 1, figsize=(6, 3))
@@ -364,40 +356,61 @@ def embedding_rows(
         done = " The rows stand as the key wants them." if guess == key else ""
         return View(
             figure,
-            f"E, and below it the matrix with {', '.join(name for name, _ in names())}; place {row} is marked.",
+            f"E, and below it the matrix with {', '.join(rows.names())}; place {row} is marked.",
             f"{share:.1%} of {len(sent)} encrypted images are read correctly; the plain network reads {best:.1%} of "
             f"the plain ones. The first six are read as {', '.join(map(str, classes.tolist()))}; they are "
             f"{', '.join(map(str, labels[:6].tolist()))}.{done}",
             {"guess": guess, "accuracy": share, "plain_accuracy": best, "classes": classes},
         )
 
-    row = ipywidgets.Select(options=names(), value=0, rows=min(size, 8), description="Row")
-    buttons = {
-        "up": ipywidgets.Button(description="Move up"),
-        "down": ipywidgets.Button(description="Move down"),
-        "negate": ipywidgets.Button(description="Change the sign"),
-    }
+    row = ipywidgets.Select(options=rows.options(), value=0, rows=min(key.size, 8), description="Row")
+    actions = {"up": ("Move up", rows.up), "down": ("Move down", rows.down), "negate": ("Change the sign", rows.negate)}
+    buttons = {name: ipywidgets.Button(description=words) for name, (words, _) in actions.items()}
     explorer = Explorer({"row": row, **buttons}, view)
 
-    def show(place: int) -> None:
+    def take(action: Callable[[int], int]) -> None:
+        place = action(row.value)
         with explorer.held():
-            row.options = names()  # which chooses place 0
+            row.options = rows.options()  # which chooses place 0
             row.value = place
 
-    def move(by: int) -> None:
-        here, there = row.value, min(max(row.value + by, 0), size - 1)
-        for rows in (order, signs):
-            rows[here], rows[there] = rows[there], rows[here]
-        show(there)
-
-    def negate(_: object) -> None:
-        signs[row.value] = not signs[row.value]
-        show(row.value)
-
-    buttons["up"].on_click(lambda _: move(-1))
-    buttons["down"].on_click(lambda _: move(1))
-    buttons["negate"].on_click(negate)
+    for name, (_, action) in actions.items():
+        buttons[name].on_click(lambda _, action=action: take(action))
     return explorer
+
+
+class _Rows:
+    """A signed permutation that is made by hand, place by place; each change tells the place to mark then."""
+
+    def __init__(self, patch_size: int, channels: int) -> None:
+        self.shape = patch_size, channels
+        self.order = list(range(channels * patch_size**2))
+        self.signs = [False] * len(self.order)
+
+    def key(self) -> SignedPermutation:
+        return SignedPermutation(self.order, self.signs, *self.shape)
+
+    def names(self) -> list[str]:
+        rows = enumerate(zip(self.order, self.signs, strict=True))
+        return [f"place {k}: {'−' if sign else '+'} row {j}" for k, (j, sign) in rows]
+
+    def options(self) -> list[tuple[str, int]]:
+        return [(name, k) for k, name in enumerate(self.names())]
+
+    def up(self, place: int) -> int:
+        return self._swap(place, max(place - 1, 0))
+
+    def down(self, place: int) -> int:
+        return self._swap(place, min(place + 1, len(self.order) - 1))
+
+    def negate(self, place: int) -> int:
+        self.signs[place] = not self.signs[place]
+        return place
+
+    def _swap(self, here: int, there: int) -> int:
+        self.order[here], self.order[there] = self.order[there], self.order[here]
+        self.signs[here], self.signs[there] = self.signs[there], self.signs[here]
+        return there
 
 
 def attackers_console(public: Tensor | None = None, private: Tensor | None = None, key: Key | None = None) -> Explorer:
@@ -423,31 +436,18 @@ def attackers_console(public: Tensor | None = None, private: Tensor | None = Non
     >>> console.found["right_positions"], console.found["right_flips"]
     (48, 48)
     """
-    if (public is None) != (private is None):
-        raise ValueError("give both, public and private images, or neither")
-    public = photo_tiles("left") if public is None else public
-    if private is None:  # those rich in contrast first, so that there is something to see
-        private = photo_tiles("right")
-        private = private[private.float().std((1, 2, 3)).argsort(descending=True)]
+    public, private = _attacked(public, private)
     key = key if key is not None else Key.generate(4, private.shape[1])
-    prior = image_statistics(public, key.patch_size)
-    encrypted, size = encrypt_images(private, key), key.size
+    prior, encrypted = image_statistics(public, key.patch_size), encrypt_images(private, key)
     wanted = False  # whether the button was pressed
 
     def view(attack: str, count: int) -> View:
-        if not wanted:
-            seen, found = encrypted[:6], {}
-            sentence = f"{count} encrypted images were seen on the wire. Press the button to attack."
+        if wanted:
+            sentence, found = _outcome(attack, private[:count], key, prior)
+            found["decrypted"] = seen = decrypt_images(encrypted[:6], found["recovery"].key)
         else:
-            recovery = run_attack(attack, private[:count], key, prior)
-            seen = decrypt_images(encrypted[:6], recovery.key)
-            positions = int((recovery.key.permutation == key.permutation).sum())
-            flips = int((recovery.key.flips == key.flips).sum())
-            found = {"recovery": recovery, "right_positions": positions, "right_flips": flips, "decrypted": seen}
-            sentence = (
-                f"{attack}, {count} images: {positions} of {size} positions and {flips} of {size} flips are right; "
-                f"the attack itself reports {len(recovery.ambiguous)} doubts."
-            )
+            sentence = f"{count} encrypted images were seen on the wire. Press the button to attack."
+            seen, found = encrypted[:6], {}
         what = "as decrypted with the recovered key" if wanted else "as they were sent, encrypted"
         pictures = {f"image {i + 1}": picture for i, picture in enumerate(seen)}
         return View(show_images(pictures, columns=6, size=1.3), f"Six images, {what}.", sentence, found)
@@ -473,6 +473,28 @@ def attackers_console(public: Tensor | None = None, private: Tensor | None = Non
 
     run.on_click(attack)
     return console
+
+
+def _attacked(public: Tensor | None, private: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What was given, or tiles of two photographs, those rich in contrast first, so that there is something to see."""
+    if (public is None) != (private is None):
+        raise ValueError("give both, public and private images, or neither")
+    if public is not None and private is not None:
+        return public, private
+    private = photo_tiles("right")
+    return photo_tiles("left"), private[private.float().std((1, 2, 3)).argsort(descending=True)]
+
+
+def _outcome(attack: str, images: Tensor, key: Key, prior: ImageStatistics) -> tuple[str, dict[str, Any]]:
+    """What an attack recovers of the key: in a sentence, and by name."""
+    recovery = run_attack(attack, images, key, prior)
+    positions = int((recovery.key.permutation == key.permutation).sum())
+    flips = int((recovery.key.flips == key.flips).sum())
+    sentence = (
+        f"{attack}, {len(images)} images: {positions} of {key.size} positions and {flips} of {key.size} flips are "
+        f"right; the attack itself reports {len(recovery.ambiguous)} doubts."
+    )
+    return sentence, {"recovery": recovery, "right_positions": positions, "right_flips": flips}
 
 
 def run_attack(attack: str, images: Tensor, key: SignedPermutation, prior: ImageStatistics) -> Recovery:

@@ -29,6 +29,7 @@ PAPER = {"baseline": 0.9046, "encrypted pair": 0.9046, "encrypted model, plain i
 RIGHT_KEY = 0  # seeds, so that anyone can draw the same keys
 WRONG_KEYS = range(1, 101)
 Data = tuple[Tensor, Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
+Experiments = dict[str, Callable[[], object]]  # by name: what computes the numbers
 
 
 def parts(key: Key) -> dict[str, SignedPermutation]:
@@ -256,41 +257,23 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
     """
     model = load_pretrained(name)
     M, C = model.sizes["patch_size"], model.sizes["in_channels"]
-    key, digest = Key.from_seed(RIGHT_KEY, M, C), weights_digest(model)
+    key = Key.from_seed(RIGHT_KEY, M, C)
+    facts: dict[str, object] = {"weights_sha256": weights_digest(model)}
     load: Callable[[str], Data] = load_digits if name == "digits" else partial(load_cifar10, progress=progress)
     test = load("test")
     some = test[0][:2000], test[1][:2000]
-    few = [Key.from_seed(seed, M, C) for seed in WRONG_KEYS[:10]]
     if name == "digits":
         wrong = [other for other in Key.every(M, C) if other != key]
     else:
         wrong = [Key.from_seed(seed, M, C) for seed in WRONG_KEYS]
-
-    def wrong_keys() -> list[int]:
-        store = folder / f"sweep-{digest[:16]}.json"
-        return sweep(encrypt_model(model, key), *test, wrong, store=store, progress=progress)
-
-    def wrong_key_confusion() -> list[list[int]]:
-        classes = classify(encrypt_model(model, key), test[0], few[0])
-        return confusion(test[1], classes, model.sizes["num_classes"]).tolist()
-
-    experiments: dict[str, Callable[[], object]] = {
-        "table 1": lambda: table_1(model, key, test),
-        "wrong keys": wrong_keys,
-        "partial keys": lambda: partial_keys(model, key, some, draws=10, progress=progress),
-        "single steps": lambda: single_steps(model, few, some),
-        "confusion": wrong_key_confusion,
-    }
-    if name == "cifar10":
-        images, labels = load("train")
-        training = images[:10_000], labels[:10_000]
-        experiments["block sizes"] = lambda: block_sizes(training, test, folder=folder)
-        experiments["conventional route"] = lambda: conventional_route(training, test, seeds=range(3), folder=folder)
+    experiments = _of_the_network(model, key, wrong, test, some, folder, progress)
+    own = _of_own_networks(load("train"), test, folder) if name == "cifar10" else {}
+    experiments |= own
     if only is not None and only not in experiments:
         raise ValueError(f"no experiment {only!r} on {name}; there are {', '.join(experiments)}")
     return {
         "network": name,
-        "weights_sha256": digest,
+        **facts,
         "key_space_bits": round(key_space_bits(M, C), 2),
         "right_key_seed": RIGHT_KEY,
         "wrong_key_seeds": "all other keys" if name == "digits" else [WRONG_KEYS.start, WRONG_KEYS.stop - 1],
@@ -298,15 +281,44 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
         "experiments": {
             title: _once(
                 folder / f"{title.replace(' ', '-')}.json",
-                # These train their own networks.
-                {"weights_sha256": None, "recipe": asdict(SMALL)}
-                if title in ("block sizes", "conventional route")
-                else {"weights_sha256": digest},
+                {"weights_sha256": None, "recipe": asdict(SMALL)} if title in own else facts,
                 experiment,
             )
             for title, experiment in experiments.items()
             if only in (None, title)
         },
+    }
+
+
+def _of_the_network(
+    model: ConvMixer, key: Key, wrong: list[Key], test: Data, some: Data, folder: Path, progress: bool
+) -> Experiments:
+    """The experiments on one pretrained network; `some` of the test images for those with many keys."""
+    few = [Key.from_seed(seed, key.patch_size, key.channels) for seed in WRONG_KEYS[:10]]
+
+    def wrong_keys() -> list[int]:
+        store = folder / f"sweep-{weights_digest(model)[:16]}.json"
+        return sweep(encrypt_model(model, key), *test, wrong, store=store, progress=progress)
+
+    def wrong_key_confusion() -> list[list[int]]:
+        classes = classify(encrypt_model(model, key), test[0], few[0])
+        return confusion(test[1], classes, model.sizes["num_classes"]).tolist()
+
+    return {
+        "table 1": lambda: table_1(model, key, test),
+        "wrong keys": wrong_keys,
+        "partial keys": lambda: partial_keys(model, key, some, draws=10, progress=progress),
+        "single steps": lambda: single_steps(model, few, some),
+        "confusion": wrong_key_confusion,
+    }
+
+
+def _of_own_networks(training: Data, test: Data, folder: Path) -> Experiments:
+    """The experiments that train networks of their own, on the first 10,000 of the training images."""
+    training = training[0][:10_000], training[1][:10_000]
+    return {
+        "block sizes": lambda: block_sizes(training, test, folder=folder),
+        "conventional route": lambda: conventional_route(training, test, seeds=range(3), folder=folder),
     }
 
 
