@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
@@ -16,6 +17,8 @@ from mixerkey.data import cifar10_available
 from tools.browser import ARGUMENTS, chromium, serve
 
 ROOT = Path(__file__).parent
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+CHAPTERS = [Path(entry["file"]).stem for entry in TOC["parts"][0]["chapters"]]  # the numbered ones, in their order
 
 settings.register_profile("mixerkey", deadline=None, max_examples=50, print_blob=True)
 settings.load_profile("mixerkey")

@@ -13,26 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mixerkey import keys
 from mixerkey.files import parse_json, write_file
-from mixerkey.keys import (
-    BlockKey,
-    BlockOrder,
-    Flips,
-    Key,
-    MatrixKey,
-    PatchKeys,
-    ScrambledKey,
-    Shuffle,
-    SignedPermutation,
-)
+from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation
 
 FORMAT_VERSION = 1
 KEY_ID = "[0-9a-f]{16}"
 LIMIT = 2**28  # bytes; no key is larger
 LARGEST = 2**31  # no number in a key is larger
-KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (Key, SignedPermutation, Shuffle, Flips, MatrixKey, PatchKeys, BlockOrder, ScrambledKey)
+KINDS: dict[str, Any] = {  # all that `mixerkey.keys` defines
+    name: kind for name, kind in vars(keys).items() if isinstance(kind, type) and BlockKey in kind.__mro__[1:]
 }
 AnyKey = TypeVar("AnyKey", bound=BlockKey)
 
@@ -103,6 +93,7 @@ def load_key_and_id(path: str | Path) -> tuple[BlockKey, str | None]:
         KeyFileError: as for `load_key`; or what is beside it is no id.
 
     >>> import tempfile
+    >>> from mixerkey import Key
     >>> key = Key.generate(2, 1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_key(key, folder + "/key.json", key_id="00d1f2e3a4b5c6d7")
@@ -252,10 +243,10 @@ def _key(fields: dict[str, Any], matrices: list[Tensor]) -> BlockKey:
         if not _integers(order):
             raise ValueError("must hold the order as a list of integers")
         return BlockOrder(order, M, C, (grid[0], grid[1]))
-    keys = fields.get("keys")
-    if not isinstance(keys, list) or not all(isinstance(each, dict) for each in keys):
+    each_place = fields.get("keys")
+    if not isinstance(each_place, list) or not all(isinstance(each, dict) for each in each_place):
         raise ValueError("must hold a list of keys")
-    return PatchKeys((_key(each, matrices) for each in keys), (grid[0], grid[1]))
+    return PatchKeys((_key(each, matrices) for each in each_place), (grid[0], grid[1]))
 
 
 def _part(fields: dict[str, Any], name: str) -> dict[str, Any]:

@@ -37,8 +37,8 @@ from mixerkey.blocks import segment
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
 from mixerkey.experiments.defences import add_noise
-from mixerkey.key_files import KeyFileError, load_key, load_key_and_id, save_key
-from mixerkey.keys import BlockKey, BlockOrder, Flips, KeySchedule, MatrixKey, PatchKeys, ScrambledKey, Shuffle
+from mixerkey.key_files import KINDS, KeyFileError, load_key, load_key_and_id, save_key
+from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys, ScrambledKey
 
 SMALL = st.tuples(st.integers(1, 4), st.integers(1, 3))  # (M, C)
 
@@ -56,12 +56,10 @@ def digits() -> tuple[Tensor, Tensor]:
 def family(draw: st.DrawFn, M: int, C: int, grid: tuple[int, int]) -> BlockKey:
     """A key of any kind, for a block shape and a grid."""
     seed = draw(st.integers(0, 10**6))
-    simple: list[BlockKey] = [Key.from_seed(seed, M, C), Shuffle.from_seed(seed, M, C), Flips.from_seed(seed, M, C)]
-    simple += [
-        SignedPermutation.from_seed(seed, M, C),
-        MatrixKey.orthogonal(M, C, seed),
-        MatrixKey.invertible(M, C, seed),
+    simple: list[BlockKey] = [
+        kind.from_seed(seed, M, C) for kind in KINDS.values() if issubclass(kind, SignedPermutation)
     ]
+    simple += [MatrixKey.orthogonal(M, C, seed), MatrixKey.invertible(M, C, seed)]
     order = BlockOrder.from_seed(seed, M, C, grid)
     patches = PatchKeys((draw(st.sampled_from(simple)) for _ in range(grid[0] * grid[1])), grid)
     one = draw(st.sampled_from([*simple, patches]))

@@ -10,24 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MISSING, needs
+from conftest import CHAPTERS, MISSING, needs
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "book").glob("*.ipynb"))
 
 # The only cells whose outputs are not compared, by their first line, and why.
 NOT_COMPARED = {"# Versions": "says which versions this run used"}
-
-
-OPENS_WITH_A_PICTURE = [
-    "convmixer",
-    "patch-embedding",
-    "image-cipher",
-    "model-encryption",
-    "three-parties",
-    "experiments",
-    "breaking",
-    "beyond",
-]
 
 
 def code_cells(notebook: Path) -> list[dict]:
@@ -119,7 +107,7 @@ def test_each_chapter_opens_with_a_picture_and_folds_its_set_up(notebook: Path) 
     first = code_cells(notebook)[:2]
     for cell in first:
         assert FOLDED & set(cell["metadata"].get("tags", [])), cell["source"]
-    if notebook.stem in OPENS_WITH_A_PICTURE:
+    if notebook.stem in CHAPTERS:
         assert "figure" in first[1]["metadata"].get("mystnb", {})
 
 

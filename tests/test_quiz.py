@@ -15,13 +15,10 @@ from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from book._ext.quiz import QUESTIONS, load
+from conftest import CHAPTERS
 
 ROOT = Path(__file__).parent.parent
 QUIZZES = load(ROOT / "book" / "quizzes.toml")
-CHAPTERS = [
-    *("convmixer", "patch-embedding", "image-cipher", "model-encryption", "three-parties", "experiments", "breaking"),
-    "beyond",
-]
 ONE = (
     "[[chapter]]\nquestion = 'What is $1 + 1$?'\noptions = [['right', '2', 'So it is.'], ['wrong', '3', 'Too many.']]\n"
 )

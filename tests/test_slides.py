@@ -14,7 +14,7 @@ from book._ext.slides import Deck, draw, titles
 
 BOOK = Path(__file__).parent.parent / "book"
 TITLES = titles(BOOK)
-DECKS = ["convmixer", "patch-embedding", "image-cipher", "model-encryption", "breaking", "beyond"]
+DECKS = [name for name in TITLES if '"slide_type": "slide"' in (BOOK / f"{name}.ipynb").read_text(encoding="utf-8")]
 
 
 def notebook(folder: Path, *cells: dict) -> Path:
