@@ -1,6 +1,7 @@
 # make book   read the book          make test       verify everything
 # make serve  serve it on localhost  make lab        open the notebooks in JupyterLab
 # make bench  compare speeds         make notebooks NB=book/x.ipynb  re-execute notebooks (all without NB)
+# make check  before a commit
 # make weigh  requests and bytes      make pdf        the book as one PDF
 # make assignments SEED=7  student versions     make grade SUBMISSIONS=folder SEED=7  marks and feedback
 # make marks SEED=7  takes in the marks that were entered by hand
@@ -13,7 +14,7 @@ PORT ?= 8000
 SEED ?= 0
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab test weigh pdf links lint bench notebooks clean assignments grade marks
+.PHONY: book serve lab check test weigh pdf links lint bench notebooks clean assignments grade marks
 
 book: .venv/pages node_modules/.package-lock.json
 	$(BIN)/python -m tools.claims --check
@@ -30,6 +31,11 @@ lab: .venv/test
 
 test: lint book .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900 -n logical --maxprocesses=8 --dist loadfile --no-loadscope-reorder
+
+# About a minute on two cores that do nothing else: lint, types, the laws, and the notebook of the proof.
+check: lint
+	$(BIN)/pytest --quiet tests/test_cipher.py tests/test_family.py tests/test_theorems.py
+	$(BIN)/pytest --quiet --nbval --nbval-current-env --nbval-cell-timeout=900 book/model-encryption.ipynb
 
 lint: .venv/test
 	$(BIN)/ruff check .
