@@ -11,6 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixerkey.attacks import Recovery
+from mixerkey.attacks.ciphertext import relatives
+from mixerkey.cipher import decrypt_images
+from mixerkey.data import cifar10_available
 from mixerkey.experiments import schemes, trials
 from mixerkey.experiments.schemes import ATTACKERS, ATTACKS, BRINGS, SCHEMES, cell, closure, draws, rank, units
 from mixerkey.experiments.trials import JUDGED, SECRET, Case
@@ -94,6 +98,28 @@ def test_draws_share_no_image(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
             used += [*case.seen[:, 0, 0, 0].tolist(), *case.judged[:, 0, 0, 0].tolist()]
             assert (len(case.seen), len(case.judged)) == (count, JUDGED)
         assert len(set(used)) == len(used)
+
+
+@pytest.mark.skipif(not cifar10_available(), reason="needs CIFAR-10")
+def test_moments_and_borders_give_pictures_back_which_may_be_turned() -> None:
+    case = Case(SCHEMES["shuffle, flips, block order"], 0, 100)
+    found = trials.moments_then_jigsaw("photographs", case)
+    assert isinstance(found, Recovery)
+    assert found.ambiguous
+    opened = decrypt_images(case.ciphertexts(), found.key)
+    turned = [x.rot90(turns, (2, 3)) for x in (opened, opened.flip(3)) for turns in range(4)]
+    assert sum(torch.equal(x, case.seen) for x in turned) == 1
+
+
+def test_who_knows_the_kind_of_key_keeps_what_is_of_it_and_doubts_what_is_not(photographs: None) -> None:
+    case = Case(SCHEMES["shuffle"], 0, 100)
+    (key,), encrypted, known = case.keys, case.ciphertexts(), trials.prior("photographs", 4)
+    right, negative = Recovery(key, 0.0), Recovery(relatives(4, 3)[1].then(key), 0.0)
+    assert trials._of_its_kind(case, right, encrypted, known) is right
+    other = trials._of_its_kind(case, negative, encrypted, known)
+    assert not isinstance(other, list)
+    assert not other.key.flips.any()
+    assert len(other.ambiguous) == 47
 
 
 def test_the_best_attack_wins_and_sure_errors_are_counted() -> None:

@@ -193,7 +193,7 @@ def second_moments(public: str, case: Case) -> Found:
 
 
 def _of_its_kind(case: Case, found: Recovery, encrypted: Tensor, known: ImageStatistics) -> Recovery:
-    """Whoever knows that nothing is flipped, or that nothing moves, chooses among fewer keys."""
+    """Whoever knows that nothing is flipped, or that nothing moves, chooses among fewer keys, if that is not found."""
     if isinstance(case.keys[0], Shuffle):
         rivals = [g.then(found.key.shuffle) for g in relatives(case.M, 3) if not g.flips.any()]
     elif isinstance(case.keys[0], Flips):
@@ -204,8 +204,10 @@ def _of_its_kind(case: Case, found: Recovery, encrypted: Tensor, known: ImageSta
         ]
     else:
         return found
+    if found.key in rivals:
+        return found
     best = max(rivals, key=lambda key: naturalness(decrypt_images(encrypted, key), known))
-    return Recovery(best, found.score, found.ambiguous)
+    return Recovery(best, found.score, tuple(key.then(best.inverse()) for key in rivals if key != best))
 
 
 def whitening(public: str, case: Case) -> Found:
@@ -221,16 +223,20 @@ def jigsaw(case: Case) -> Found:
 
 
 def moments_then_jigsaw(public: str, case: Case) -> Found:
-    """The order of blocks does not change what is within; the borders then show the order, and which way is up."""
+    """The order of blocks does not change what is within, but for its colours; the borders then show the order.
+
+    Whether everything is mirrored or turned remains in doubt.
+    """
     encrypted, known = case.ciphertexts(), prior(public, 4)
-    within = ciphertext_only(encrypted, known, case.rng)
+    within, mirrors = ciphertext_only(encrypted, known, case.rng), relatives(4, 3)[:16:2]
     rivals = []
-    for g in relatives(4, 3)[::2]:
-        if g.permutation[0] < 16 and g.permutation[16] // 16 == 1:  # the channels stay
-            key = g.then(within.key)
-            rivals.append(key.then(solve_jigsaw(decrypt_images(encrypted, key), 4).key))
-    best = max(rivals, key=lambda key: naturalness(decrypt_images(encrypted, key), known))
-    return Recovery(best, within.score, within.ambiguous)
+    for g in mirrors:
+        key = g.then(within.key)
+        order = solve_jigsaw(decrypt_images(encrypted, key), 4).key
+        rivals.append((naturalness(decrypt_images(encrypted, key.then(order)), known), order))
+    order = max(rivals, key=lambda rival: rival[0])[1]
+    found = ciphertext_only(decrypt_images(encrypted, order), known, case.rng)
+    return Recovery(found.key.then(order), found.score, (*found.ambiguous, *mirrors[1:]))
 
 
 def each_alone(public: str, case: Case) -> Found:
