@@ -26,7 +26,6 @@ MIRROR = BlockOrder(torch.arange(64).reshape(8, 8).flip(1).flatten(), 4, 3, grid
 TURN = BlockOrder(torch.arange(64).reshape(8, 8).rot90().flatten(), 4, 3, grid=(8, 8))
 WITHIN = {"key": KEY, "matrix": MATRIX}
 ORDERS = {"order": ORDER, "key and order": KEY.then(ORDER), "matrix and order": ORDER.then(MATRIX)}
-LINEAR = {"mirror": MIRROR, "turn": TURN}
 GRID = {"mirror": MIRROR, "turn": TURN, "key and turn": KEY.then(TURN)}
 
 
