@@ -34,8 +34,8 @@ test: lint book .venv/test
 
 # About a minute on two cores that do nothing else: lint, types, the laws, and the notebook of the proof.
 check: lint
-	$(BIN)/pytest --quiet tests/test_cipher.py tests/test_family.py tests/test_theorems.py
-	$(BIN)/pytest --quiet --nbval --nbval-current-env --nbval-cell-timeout=900 book/model-encryption.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --nbval --nbval-current-env --nbval-cell-timeout=900 -n logical --maxprocesses=8 --dist loadfile \
+	  tests/test_cipher.py tests/test_family.py tests/test_theorems.py book/model-encryption.ipynb
 
 lint: .venv/test
 	$(BIN)/ruff check .
