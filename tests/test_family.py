@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from mixerkey import (
     normalize,
     patch_matrix,
 )
+from mixerkey import keys as keys_of_the_package
 from mixerkey.attacks import image_statistics
 from mixerkey.attacks.mixed import unmix
 from mixerkey.attacks.patch_keys import unlock_patches
@@ -82,6 +84,11 @@ def of_shape(count: int) -> st.SearchStrategy:
 
 def close(a: Tensor, b: Tensor, condition: float = 1.0) -> bool:
     return torch.allclose(a, b, atol=1e-10 * condition, rtol=1e-10 * condition)
+
+
+def test_every_kind_stands_in_the_table_and_can_be_kept() -> None:
+    table = re.findall(r"^(`\w+`(?:, `\w+`)*)", keys_of_the_package.__doc__ or "", re.MULTILINE)
+    assert set(re.findall(r"\w+", " ".join(table))) | {"SignedPermutation"} == KINDS.keys()
 
 
 @given(of_shape(2))
