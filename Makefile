@@ -14,7 +14,7 @@ PORT ?= 8000
 SEED ?= 0
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab check test weigh pdf links lint bench notebooks clean assignments grade marks
+.PHONY: book serve lab check test weigh pdf links lint bench notebooks pins clean assignments grade marks
 
 book: .venv/pages node_modules/.package-lock.json
 	$(BIN)/python -m tools.claims --check
@@ -52,7 +52,7 @@ links: .venv/pages node_modules/.package-lock.json
 	$(BIN)/jupyter-book build . --builder linkcheck
 
 bench: .venv/test
-	$(PIP) install -c constraints.txt --group bench
+	$(PIP) install -c hashes.txt --group bench
 	$(BIN)/python -m mixerkey.experiments.speed
 
 # SEED draws the variant of a class; grade with the one that you have handed out.
@@ -70,6 +70,13 @@ notebooks: .venv/test
 	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
 	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False $(NB)
 
+# The hashes of what constraints.txt pins, on every platform; what it does not pin is pinned at its newest.
+pins: .venv/pip
+	$(PIP) install uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make pins' --all-extras --group pages --group test --group lab --group grading --group bench \
+	  -c constraints.txt -o hashes.txt pyproject.toml
+
 clean:
 	rm -rf _build .venv node_modules
 
@@ -80,8 +87,8 @@ clean:
 	$(PIP) install 'pip>=25.1'
 	@touch $@
 
-.venv/pages: .venv/pip pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt --group pages
+.venv/pages: .venv/pip pyproject.toml hashes.txt
+	$(PIP) install -c hashes.txt --group pages
 	@touch $@
 
 node_modules/.package-lock.json: .venv/pages package-lock.json
@@ -89,5 +96,8 @@ node_modules/.package-lock.json: .venv/pages package-lock.json
 	@touch $@
 
 .venv/test: .venv/pages
-	$(PIP) install -c constraints.txt --group test --group lab --group grading -e '.[book,service]'
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], *sum(project["optional-dependencies"].values(), []), sep="\n")' > .venv/package.txt
+	$(PIP) install -c hashes.txt -r .venv/package.txt --group test --group lab --group grading
+	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@

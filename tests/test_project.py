@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -30,6 +31,14 @@ def declared() -> dict[str, Requirement]:
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
+def pins() -> dict[str, str]:
+    """The versions of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {
+        canonicalize_name(name): version for name, version in (line.split("==") for line in lines if line[0] != "#")
+    }
+
+
 def test_environment_yml_says_the_same_as_pyproject_toml() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *specs, by_pip = environment["dependencies"]
@@ -46,17 +55,40 @@ def test_environment_yml_says_the_same_as_pyproject_toml() -> None:
 
 
 def test_every_dependency_has_both_bounds_and_the_pinned_version_is_within() -> None:
-    pins = dict(
-        line.split("==")
-        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        if not line.startswith("#")
-    )
-    pinned: dict[str, str] = {canonicalize_name(name): version for name, version in pins.items()}
+    pinned = pins()
     for name, requirement in declared().items():
         operators = {specifier.operator for specifier in requirement.specifier}
         assert ">=" in operators, name
         assert "<" in operators, name
         assert requirement.specifier.contains(pinned[name]), name
+
+
+def locked() -> dict[str, tuple[str, int]]:
+    """Of each package in hashes.txt, the version and how many files of it may be installed."""
+    entries = re.split(r"\n(?=\S)", (ROOT / "hashes.txt").read_text(encoding="utf-8"))
+    found = [re.match(r"(\S+?)==(\S+)", entry) for entry in entries]
+    return {
+        canonicalize_name(match[1]): (match[2], len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", match.string)))
+        for match in found
+        if match
+    }
+
+
+def test_each_pinned_version_has_its_hashes() -> None:
+    """pip refuses a file with another hash, and a package that is not there."""
+    files = locked()
+    assert all(count for _, count in files.values())
+    for name in declared():
+        assert name in files, f"{name}: make pins"
+    for name, version in pins().items():
+        assert name not in files or files[name][0] == version, f"{name}: make pins"
+
+
+def test_make_installs_by_hash() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "-c constraints.txt -o hashes.txt" in makefile
+    for line in re.findall(r"\$\(PIP\) install (.*)", makefile):
+        assert line.startswith(("-c hashes.txt ", "--no-deps --no-build-isolation ", "'pip>=", "uv")), line
 
 
 CLASSIFY = """
