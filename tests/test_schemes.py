@@ -16,7 +16,18 @@ from mixerkey.attacks.ciphertext import relatives
 from mixerkey.cipher import decrypt_images
 from mixerkey.data import cifar10_available
 from mixerkey.experiments import schemes, trials
-from mixerkey.experiments.schemes import ATTACKERS, ATTACKS, BRINGS, SCHEMES, cell, closure, draws, rank, units
+from mixerkey.experiments.schemes import (
+    ATTACKERS,
+    ATTACKS,
+    BRINGS,
+    SCHEMES,
+    cell,
+    closure,
+    draws,
+    rank,
+    setbacks,
+    units,
+)
 from mixerkey.experiments.trials import JUDGED, SECRET, Case
 from mixerkey.receipts import Receipt, load_receipt
 
@@ -123,24 +134,41 @@ def test_who_knows_the_kind_of_key_keeps_what_is_of_it_and_doubts_what_is_not(ph
 
 
 def test_the_best_attack_wins_and_sure_errors_are_counted() -> None:
+    row, evidence = "shuffle and flips", {"ciphertexts", "like pictures"}
     results = {name: {"0": [[False, 8.0, False, 0.0]]} for name in ATTACKS}
     results["second moments"] = {
-        "10": [[True, 100.0, True, 1.0], [False, 9.0, True, 3.0]],
         "100": [[True, 100.0, True, 1.0]] * 2,
-        "400": [[True, 100.0, True, 1.0]] * 2,
+        "10": [[True, 100.0, True, 1.0], [False, 9.0, True, 3.0]],
     }
-    found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
+    found = cell({row: results}, row, evidence)
     assert found is not None
     assert (found["attack"], found["count"], found["whole"], found["of"]) == ("second moments", 100, 2, 2)
-    assert (found["sure and wrong"], found["not run"]) == (0, [])
+    assert (found["sure and wrong"], found["attacks"], found["not run"]) == (0, 2, [])
     del results["second moments, photographs"]
-    found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
+    found = cell({row: results}, row, evidence)
     assert found is not None
     assert found["not run"] == ["second moments, photographs"]  # and so no cell looks safe because nobody tried
-    del results["second moments"]["100"], results["second moments"]["400"]
-    found = cell({"shuffle and flips": results}, "shuffle and flips", {"ciphertexts", "like pictures"})
+    del results["second moments"]["100"]
+    found = cell({row: results}, row, evidence)
     assert found is not None
     assert (found["whole"], found["sure and wrong"], found["seconds"]) == (1, 1, 2.0)
+
+
+def test_a_cell_is_of_the_most_images_and_not_of_the_luckiest_number() -> None:
+    row = "flips"
+    results = {"none": {"0": [[False, 8.0, False, 0.0]]}, "second moments": {"400": [[False, 9.0, True, 1.0]] * 2}}
+    results["second moments"]["10"] = [[True, 100.0, True, 1.0]] * 2
+    found = cell({row: results}, row, {"ciphertexts", "like pictures"})
+    assert found is not None
+    assert (found["count"], found["whole"]) == (400, 0)
+    ((where, fewer, more),) = setbacks({row: results})
+    assert (where, fewer["count"], more["count"]) == (row, 10, 400)
+
+
+def test_no_attack_is_clearly_worse_with_more_images() -> None:
+    """Where more images did worse, it may be chance: Wilson's intervals overlap."""
+    for row, fewer, more in setbacks(load_receipt("schemes")["trials"]):
+        assert more["interval"][1] > fewer["interval"][0], (row, fewer, more)
 
 
 def test_one_cell_from_its_seed_which_is_not_run_again(
@@ -150,7 +178,7 @@ def test_one_cell_from_its_seed_which_is_not_run_again(
     arguments = ["--out", str(out), "--draws", "1", "--cell", "flips", "known images"]
     schemes.main(arguments)
     first = capsys.readouterr().out
-    assert "'attack': 'pairs', 'count': 1, 'whole': 1, 'of': 1" in first
+    assert "'attack': 'pairs', 'count': 10, 'whole': 1, 'of': 1" in first
     written = json.loads(out.read_text(encoding="utf-8"))["trials"]
     assert set(written["flips"]) == {"none", "second moments, photographs", "pairs"}
     monkeypatch.setattr(schemes, "trial", never)

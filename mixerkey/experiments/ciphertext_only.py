@@ -41,7 +41,7 @@ RECEIPT = RECEIPTS / "ciphertext-only.json"
 FACTS = ("right positions", "right positions up to the order of channels", "right flips", "doubts", "score", "seconds")
 # (prior, encrypted images, M, number of images, trials). Trials are fewer where one takes seconds.
 CELLS = (
-    *(("cifar10", "cifar10", 4, n, 40) for n in (1, 3, 10, 30, 100, 300, 1000, 10_000)),
+    *(("cifar10", "cifar10", 4, n, 40) for n in (1, 3, 10, 30, 100, 300, 1000)),
     *(("cifar10", "cifar10", 2, n, 40) for n in (1, 10, 100, 1000)),
     *(("cifar10", "cifar10", 8, n, 10) for n in (10, 100, 1000)),
     *((f"cifar10, {count} images", "cifar10", 4, 1000, 20) for count in (1, 3, 10, 100)),

@@ -47,7 +47,7 @@ from mixerkey.training import Recipe, train
 RECEIPT = RECEIPTS / "models.json"
 SURROGATE = Recipe(epochs=3, batch_size=256, peak_lr=0.01, crop=4, flip=True, average=0.99, dtype="bfloat16")
 PUBLIC = 100  # plain images for `mismatch`
-SEEN = 10  # encrypted images, and labelled ones, for settling symmetries
+SEEN = 10  # encrypted images, for settling symmetries
 JUDGED = 1000  # test images on which an accuracy is measured
 QUERIES, STEPS = 400, 100  # of hill climbing and of the gradient
 ASKED = 100  # labelled images a query
@@ -90,7 +90,7 @@ class World:
 
 
 def gram_matrix(world: World, seed: int) -> dict:
-    """E' and a surrogate; then the same with public images, a few encrypted images, or a few labelled images."""
+    """E' and a surrogate; then the same with public images, or with a few encrypted images."""
     key = Key.from_seed(seed, 4, 3)
     encrypted = encrypt_model(world.victim, key)
     rng = torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ def gram_matrix(world: World, seed: int) -> dict:
     draw = torch.randperm(len(world.private), generator=rng)[:SEEN]
     hidden = encrypt_images(world.private[draw], key)
     known = torch.randperm(len(world.images), generator=rng)[:PUBLIC]
-    images, labels = world.images[known], world.labels[known]
+    images = world.images[known]
     everything = Recovery(recovery.key, recovery.score, tuple(relatives(4, 3)[1:]))
 
     def by_statistics(guess: SignedPermutation) -> float:
@@ -111,16 +111,12 @@ def gram_matrix(world: World, seed: int) -> dict:
     def by_sight(guess: SignedPermutation) -> float:
         return naturalness(decrypt_images(hidden, guess), world.prior)
 
-    def by_labels(guess: SignedPermutation) -> float:
-        return accuracy(decrypt_model(encrypted, guess), images[:SEEN], labels[:SEEN])
-
     return {
         "flips by brightness, up to one for all": max(flips, 48 - flips),
         "seconds": round(seconds, 1),
         "model only": world.judge(recovery, key, encrypted),
         "and public images": world.judge(settle(everything, by_statistics), key, encrypted),
         "and encrypted images": world.judge(settle(everything, by_sight), key, encrypted),
-        "and labelled images": world.judge(settle(everything, by_labels), key, encrypted),
     }
 
 
@@ -193,7 +189,7 @@ def main() -> None:
             "accuracy of the victim": accuracy(world.victim, *world.test),
             "test images": JUDGED,
             "public images": PUBLIC,
-            "encrypted images, labelled images": SEEN,
+            "encrypted images": SEEN,
             "images a query": ASKED,
             "fine-tuning": TUNING,
         },

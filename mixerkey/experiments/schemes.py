@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ ATTACKS: dict[str, Attack] = {
     "climbing": Attack({"queries", "like pictures"}, SIGNED, t.climb, (200,), draws=1),
     "brightness, photographs": Attack({"model"}, SIGNED, partial(t.flips_by_brightness, "photographs"), draws=1),
     "brightness": Attack({"model", "like pictures"}, SIGNED, partial(t.flips_by_brightness, "like"), draws=1),
+    "brightness of blocks": Attack({"model"}, MATRIX, t.brightness_of_blocks, draws=1),
     "Gram matrix": Attack({"model", "like pictures"}, SIGNED, t.gram_matrix, draws=1),
     "relative keys, Gram matrix": Attack(
         {"model", "like pictures"}, ("places", "images"), t.gram_matrix_of_one, draws=1
@@ -164,8 +166,12 @@ ATTACKS: dict[str, Attack] = {
         {"model", *LIKE}, ("places", "images"), partial(t.moments_of_one, "like"), IMAGES[1:]
     ),
     "rows of own model": Attack({"two models", "own key"}, EVERY, t.rows_of_own_model, draws=1),
-    "rows of the checkpoint": Attack({"checkpoint"}, EVERY, t.rows_of_checkpoint, draws=1),
-    "rows of initial weights": Attack({"training seed"}, EVERY, t.rows_of_initial_weights, draws=1),
+    "rows of the checkpoint": Attack({"checkpoint"}, EVERY, partial(t.of_checkpoint, t.rows), draws=1),
+    "features of the checkpoint": Attack({"checkpoint"}, MATRIX, partial(t.of_checkpoint, t.features), draws=1),
+    "rows of initial weights": Attack({"training seed"}, EVERY, partial(t.of_initial_weights, t.rows), draws=1),
+    "features of initial weights": Attack(
+        {"training seed"}, MATRIX, partial(t.of_initial_weights, t.features), draws=1
+    ),
 }
 
 
@@ -212,7 +218,11 @@ def run(receipt: Receipt, unit: tuple[str, str, int], most: int) -> list[list]:
 
 
 def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iterable[str]) -> dict[str, Any] | None:
-    """The best attack on a scheme with some evidence: most whole keys, then most dB, most trials, fewest images.
+    """The best attack on a scheme with some evidence: most whole keys, most dB, most trials, fewest images.
+
+    An attack counts with the most images that it was run with, not with those that did it good: no attacker sees how
+    many these are. (`setbacks` lists where more images did worse.) Which attack is best, only the results say, so that
+    with few trials the best of several looks a little better than it is.
 
     Args:
         trials: of a receipt: scheme, attack, count, results.
@@ -221,18 +231,39 @@ def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iter
 
     Returns:
         the attack's name, images or queries, whole keys "of" trials with Wilson's interval, median PSNR in dB, how
-        often it was "sure and wrong", its median seconds, and the attacks that were "not run" yet, which may do better.
-        None where the attacker has a network, and none here has blocks of that size.
+        often it was "sure and wrong", its median seconds, how many "attacks" the evidence allows, and those that were
+        "not run" yet, which may do better. None where the attacker has a network, and none here has blocks of that
+        size.
     """
     have, found = closure(evidence), []
     if SCHEMES[row].patch_size != 4 and _has_network(have):
         return None
-    for name, counts in trials[row].items():
-        if closure(ATTACKS[name].needs) <= have:
-            found += [_summary(name, int(count), results) for count, results in counts.items() if results]
+    due = {name for scheme, name, _ in units() if scheme == row and closure(ATTACKS[name].needs) <= have}
+    for name in sorted(due):
+        found += by_count(trials[row].get(name, {}), name)[-1:]
     best = max(found, key=lambda one: (*rank(one), one["of"], -one["count"]))
-    due = [name for scheme, name, _ in units() if scheme == row and closure(ATTACKS[name].needs) <= have]
-    return best | {"not run": sorted({name for name in due if not any(trials[row].get(name, {}).values())})}
+    return best | {"attacks": len(due) - 1, "not run": sorted(due - {one["attack"] for one in found})}
+
+
+def by_count(results: dict[str, list[list]], name: str) -> list[dict[str, Any]]:
+    """What an attack of that name achieved, from the fewest images to the most."""
+    return [
+        _summary(name, int(count), some) for count, some in sorted(results.items(), key=lambda of: int(of[0])) if some
+    ]
+
+
+def setbacks(trials: dict[str, dict[str, dict[str, list]]]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Where an attack found a smaller share of keys with more images: scheme, what it did with fewer, and with more.
+
+    An attacker may put images aside, so an attack that gets worse is not the best one, or the trials were few.
+    """
+    found = []
+    for row, attacks in trials.items():
+        for name, counts in attacks.items():
+            for fewer, more in pairwise(by_count(counts, name)):
+                if rank(more)[0] < rank(fewer)[0]:
+                    found.append((row, fewer, more))
+    return found
 
 
 def rank(one: dict[str, Any]) -> tuple[float, float]:

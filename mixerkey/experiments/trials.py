@@ -302,6 +302,34 @@ def flips_by_brightness(public: str, case: Case) -> Found:
     return Recovery(best, 0.0, () if isinstance(case.keys[0], Flips) else (SignedPermutation.identity(4, 3),))
 
 
+def brightness_of_blocks(case: Case) -> Found:
+    """How bright each block is, whatever the matrix; the rest stays hidden, and is made small.
+
+    In coordinates in which the rows of E' are orthonormal, T is orthogonal, so the direction that the strongest filters
+    see is found as ever (`brightness`). How far it reaches, photographs say; with which sign, batch normalisation does.
+    """
+    model, x = cast(ConvMixer, case.models()[0]), _blocks(case.target())
+    E, even = patch_matrix(model).double(), torch.full((48,), 48**-0.5, dtype=torch.float64)
+    root = torch.linalg.cholesky(E @ E.T)
+    rows = torch.linalg.solve_triangular(root, E, upper=False)  # orthonormal
+    seen = torch.from_numpy(brightness(set_patch_matrix(model, rows.float())))
+    public = torch.from_numpy(prior("photographs", 4).moments.products[0])
+    scale = (even @ public @ even).sqrt() / (x @ root @ seen).square().mean().sqrt()
+
+    def misfit(sign: int) -> float:
+        of_brightness = sign / scale * torch.outer(even, seen @ rows)
+        return mismatch(set_patch_matrix(model, of_brightness.float()), pictures("photographs")[-100:])
+
+    towards = min((1, -1), key=misfit) * scale * torch.outer(root @ seen, even)
+    return Recovery(MatrixKey(torch.linalg.inv(towards + 1e-4 * torch.eye(48)), 4, 3), 0.0)
+
+
+def _blocks(images: Tensor) -> Tensor:
+    """uint8 or normalised images -> normalised blocks, float64 (N, 48)."""
+    z = normalize(images) if images.dtype == torch.uint8 else images
+    return segment(z, 4).flatten(0, 2).double()
+
+
 def gram_matrix(case: Case) -> Found:
     return _gram_matrix(case, cast(ConvMixer, case.models()[0]))
 
@@ -387,19 +415,38 @@ def rows_of_own_model(case: Case) -> Found:
     return _each(case, [rows(case.scheme.kind, model, encrypted) for encrypted in case.models()], before=key)
 
 
-def rows_of_checkpoint(case: Case) -> Found:
+def features(_: str, known: nn.Module, encrypted: nn.Module) -> Recovery:
+    """The matrix that explains the features by a network of which the encrypted one is a descendant.
+
+    x'E' = xE are plain features. If E is A and a little more, the likeliest x is x'E'W, where W is the Wiener filter of
+    A for the moments of photographs; how much more shows in the spaces of the rows, which T does not change.
+    """
+    A, E = patch_matrix(known).double(), patch_matrix(encrypted).double()
+    public = torch.from_numpy(prior("photographs", 4).moments.products[0])
+    spaces = torch.linalg.qr(A.T)[0].T @ torch.linalg.qr(E.T)[0]
+    shared = float((spaces**2).sum() / len(A))
+    responses = A.T @ public @ A
+    noise = (1 / shared - 1) * responses.diagonal().mean() * torch.eye(len(responses))
+    back = torch.linalg.solve(responses + noise, A.T @ public)  # (d, p_b)
+    return Recovery(MatrixKey(torch.linalg.inv(E @ back), 4, 3), shared)
+
+
+Match = Callable[[str, nn.Module, nn.Module], Recovery]
+
+
+def of_checkpoint(match: Match, case: Case) -> Found:
     known = public(type(case.network()))
     tuned = case.models(fine_tuned(type(known), *USUAL))
-    return _each(case, [rows(case.scheme.kind, known, encrypted) for encrypted in tuned])
+    return _each(case, [match(case.scheme.kind, known, encrypted) for encrypted in tuned])
 
 
-def rows_of_initial_weights(case: Case) -> Found:
+def of_initial_weights(match: Match, case: Case) -> Found:
     """Of ten seeds that the training may have begun with."""
     starts = []
     for seed in SEEDS:
         starts.append(type(case.network())(**case.network().sizes))  # type: ignore[arg-type]
         initialize(starts[-1], torch.Generator().manual_seed(seed))
-    found = [[rows(case.scheme.kind, start, encrypted) for start in starts] for encrypted in case.models()]
+    found = [[match(case.scheme.kind, start, encrypted) for start in starts] for encrypted in case.models()]
     return _each(case, [max(of_one, key=lambda each: each.score) for of_one in found])
 
 
