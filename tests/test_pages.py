@@ -24,7 +24,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         values = dict(attributes)
-        self.ids.update(value for name, value in attributes if name in ("id", "name") and value)
+        self.ids |= {value for value in (values.get("id"), tag == "a" and values.get("name")) if value}
         self.links += [value for name, value in attributes if name in ("href", "src") and value]
         if tag == "img":
             self.images.append(values)

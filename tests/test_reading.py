@@ -62,6 +62,16 @@ FAULTS = r"""async () => {
   for (const code of root.querySelectorAll("pre")) if (seen(code)) {
     if (getComputedStyle(code).whiteSpace !== "pre") found.push(`code wraps: ${name(code)}`);
   }
+  if (document.documentElement.dataset.theme === "dark") {
+    for (const box of root.querySelectorAll(":is(div, p, pre, table, details):not(.live *, .lab *)")) if (seen(box)) {
+      const [red, green, blue, shown = 1] = getComputedStyle(box).backgroundColor.match(/[\d.]+/g).map(Number);
+      if (shown > 0.5 && red + green + blue > 3 * 128) found.push(`light in the dark: ${name(box)}`);
+    }
+  }
+  for (const mark of root.querySelectorAll(".exercise-done")) if (seen(mark)) {
+    const [inner, outer] = [mark, mark.parentElement].map((e) => e.getBoundingClientRect());
+    if (inner.bottom > outer.bottom + 1) found.push(`out of its title: ${name(mark.parentElement)}`);
+  }
   return found;
 }"""
 

@@ -8,7 +8,19 @@ from typing import Any
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTENSIONS = ("accessible", "fonts", "lean", "quiz", "references", "scripts", "search", "site", "slides", "teaching")
+EXTENSIONS = (
+    "accessible",
+    "docstrings",
+    "fonts",
+    "lean",
+    "quiz",
+    "references",
+    "scripts",
+    "search",
+    "site",
+    "slides",
+    "teaching",
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -87,9 +87,9 @@ class Quiz(SphinxDirective):
         standard = cast(StandardDomain, self.env.get_domain("std"))
         standard.anonlabels[name] = self.env.docname, name
         standard.labels[name] = self.env.docname, name, f"question {name.rpartition('-')[2]}"
-        result = [nodes.target(ids=[name]), html("<fieldset><legend>"), self.parse(question), html("</legend>")]
+        result = [html(f'<fieldset id="{name}"><legend>'), self.parse(question), html("</legend>")]
         for index, (_, text, _) in enumerate(options):
-            button = f'<input type="radio" name="{name}" value="{index}"><b>{ascii_uppercase[index]}</b><span>'
+            button = f'<input type="radio" name="{name}" value="{index}" /><b>{ascii_uppercase[index]}</b><span>'
             result += [html(f"<label>{button}"), self.parse(text), html("</span></label>")]
         result += [html('<details><summary>Answers</summary><ol type="A">')]
         for verdict, text, why in options:
