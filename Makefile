@@ -3,6 +3,7 @@
 # make bench  compare speeds         make notebooks NB=book/x.ipynb  re-execute notebooks (all without NB)
 # make check  before a commit
 # make weigh  requests and bytes      make pdf        the book as one PDF
+# make epub   the book as an EPUB
 # make assignments SEED=7  student versions     make grade SUBMISSIONS=folder SEED=7  marks and feedback
 # make marks SEED=7  takes in the marks that were entered by hand
 
@@ -14,7 +15,7 @@ PORT ?= 8000
 SEED ?= 0
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab check test weigh pdf links lint bench notebooks pins clean assignments grade marks
+.PHONY: book serve lab check test weigh pdf epub links lint bench notebooks pins clean assignments grade marks
 
 book: .venv/pages node_modules/.package-lock.json
 	$(BIN)/python -m tools.claims --check
@@ -29,7 +30,7 @@ serve: book
 lab: .venv/test
 	$(BIN)/jupyter lab book
 
-test: lint book .venv/test
+test: lint book epub .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900 -n logical --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
 # About a minute on two cores that do nothing else: lint, types, the laws, and the notebook of the proof.
@@ -47,6 +48,11 @@ weigh: book .venv/test
 
 pdf: book .venv/test
 	$(BIN)/python -m tools.pdf
+
+epub: .venv/pages node_modules/.package-lock.json
+	rm -rf _build/epub
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet --builder custom --custom-builder epub
+	cp _build/epub/the-mixer-key.epub _build
 
 links: .venv/pages node_modules/.package-lock.json
 	$(BIN)/jupyter-book build . --builder linkcheck

@@ -205,9 +205,18 @@ def test_pages_whose_address_is_known_say_it(known: Path) -> None:
         'href="https://mybinder.org/v2/gh/group/book/main?urlpath=lab/tree/book/chapter.ipynb"',
         'href="run.html#on-your-own-computer"',
         f'href="{ADDRESS}/edit/main/book/chapter.ipynb"',
+        f'To take along: <a href="{HOME}/the-mixer-key.pdf">PDF</a> and <a href="{HOME}/the-mixer-key.epub">EPUB</a>.',
+        "btn-download-book-epub",
     ):
         assert part in chapter, part
     assert "mybinder" not in (known / "book" / "run.html").read_text(encoding="utf-8")  # nothing to run there
+
+
+def test_the_copies_that_pages_lead_to_are_published() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "pages.yml").read_text(encoding="utf-8")
+    assert re.search(
+        r"make pdf epub\n\s+cp _build/the-mixer-key.pdf _build/the-mixer-key.epub _build/html/\n", workflow
+    )
 
 
 def test_the_sitemap_lists_every_page(known: Path) -> None:
@@ -234,7 +243,7 @@ def test_no_address_is_made_up(tmp_path: Path) -> None:
     _, out = build(tmp_path, "Words.", MIXERKEY_REPOSITORY="/srv/book.git")
     chapter = (out / "book" / "chapter.html").read_text(encoding="utf-8")
     assert "run.html#on-your-own-computer" in chapter
-    for part in ("colab.research", "mybinder", "og:url", "og:image", "canonical", "/edit/"):
+    for part in ("colab.research", "mybinder", "og:url", "og:image", "canonical", "/edit/", "the-mixer-key."):
         assert part not in chapter, part
     assert not (out / "sitemap.xml").exists()
 

@@ -8,9 +8,11 @@ from typing import Any
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = "html", "singlehtml"  # the builders of pages for browsers; there is one of EPUB, too
 EXTENSIONS = (
     "accessible",
     "docstrings",
+    "epub",
     "fonts",
     "lean",
     "quiz",

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from book._ext import PAGES
 from sphinx.application import Sphinx
 
 REPAIRS = [
@@ -16,12 +17,14 @@ REPAIRS = [
     # Each entry of the bibliography takes a role that is deprecated, in a list that may not hold it.
     (r' role="doc-biblioentry"', ""),
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    # The space before a link is not underlined.
+    (r"(Solution to)(<a [^>]*>) ", r"\1 \2"),
 ]
 
 
 def mend(app: Sphinx, error: Exception | None) -> None:
     """Apply the repairs to every page."""
-    if error or app.builder.format != "html":
+    if error or app.builder.name not in PAGES:
         return
     for path in Path(app.outdir).rglob("*.html"):
         if "_static" not in path.parts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from book._ext import PAGES
 from book._ext.lean import MODULES
 from fontTools.pens.recordingPen import DecomposingRecordingPen
 from fontTools.pens.transformPen import TransformPen
@@ -86,7 +87,7 @@ def make(folder: Path) -> None:
 
 
 def prepare(app: Sphinx) -> None:
-    if app.builder.format == "html":
+    if app.builder.name in PAGES:
         make(Path(app.outdir) / "_static" / "fonts")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from book._ext import ROOT
+from book._ext import PAGES, ROOT
 from docutils import nodes
 from fontTools.subset import Subsetter
 from fontTools.ttLib import TTFont
@@ -56,15 +56,18 @@ getLogger("fontTools").setLevel("WARNING")
 
 
 def prepare_formulas(app: Sphinx) -> None:
-    """Give the pages KaTeX's style and fonts, and let a formula that can't be drawn stop the build."""
+    """Let a formula that can't be drawn stop the build. Pages get KaTeX's style and fonts, an EPUB MathML alone."""
     if app.builder.format != "html":
         return
     if not MODULES.exists():
         raise ExtensionError("There is no node_modules: run `make book`, or `npm ci` in the root of the repository.")
-    dist, static = MODULES / "katex" / "dist", Path(app.outdir) / "_static" / "katex"
-    no_woff2 = lambda _, names: [name for name in names if not name.endswith(".woff2")]  # noqa: E731
-    shutil.copytree(dist / "fonts", static / "fonts", ignore=no_woff2, dirs_exist_ok=True)
-    shutil.copy(dist / "katex.min.css", static)
+    if app.builder.name in PAGES:
+        dist, static = MODULES / "katex" / "dist", Path(app.outdir) / "_static" / "katex"
+        no_woff2 = lambda _, names: [name for name in names if not name.endswith(".woff2")]  # noqa: E731
+        shutil.copytree(dist / "fonts", static / "fonts", ignore=no_woff2, dirs_exist_ok=True)
+        shutil.copy(dist / "katex.min.css", static)
+    else:
+        katex.KATEX_DEFAULT_OPTIONS["output"] = "mathml"
     katex.NODEJS_BINARY = NODE
     katex.KaTeXServer.start_server_process = classmethod(start_katex)
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # seconds; a busy machine is slow
@@ -124,7 +127,8 @@ class Figures(SphinxPostTransform):
 
     def run(self, **_: Any) -> None:
         source = Path(self.env.doc2path(self.env.docname))
-        dark_ones = dark_figures(source) if source.suffix == ".ipynb" else {}
+        two = source.suffix == ".ipynb" and self.app.builder.name in PAGES
+        dark_ones = dark_figures(source) if two else {}
         for image in list(self.document.findall(nodes.image)):
             if not str(image.get("alt", "")).strip():
                 where = f"{Path(self.document['source']).name}: image {Path(image['uri']).name}"
@@ -173,7 +177,7 @@ def with_size(tag: str, folder: Path) -> str:
 
 def finish(app: Sphinx, error: Exception | None) -> None:
     """Free the finished pages of what they don't need."""
-    if error or app.builder.format != "html":
+    if error or app.builder.name not in PAGES:
         return
     site = Path(app.outdir)
     renamed = {picture.name: compress(picture).name for picture in sorted(site.glob("_images/*.png"))}

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from book._ext import ROOT
+from book._ext import PAGES, ROOT
 from book._ext.lean import NODE
 from sphinx.application import Sphinx
 
@@ -74,7 +74,7 @@ def bring(app: Sphinx, page: str, template: str, context: dict[str, Any], doctre
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
-    if error or app.builder.format != "html":
+    if error or app.builder.name not in PAGES:
         return
     site = Path(app.outdir)
     for room in ROOMS:

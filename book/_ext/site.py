@@ -79,6 +79,8 @@ def parse(address: str) -> Forge | None:
 
 REPOSITORY = parse(os.environ.get("MIXERKEY_REPOSITORY") or git("remote", "get-url", "origin"))
 SITE = os.environ.get("MIXERKEY_SITE", "").rstrip("/")
+# The whole book in one file; the site has them (.github/workflows/pages.yml), a build of the pages alone has not.
+COPIES = {kind.upper(): f"{SITE}/the-mixer-key.{kind}" for kind in ("pdf", "epub") if SITE}
 COMMIT = git("rev-parse", "HEAD")
 HISTORY = git("rev-parse", "--is-shallow-repository") == "false"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
@@ -94,7 +96,9 @@ def configure(app: Sphinx, config: Config) -> None:
     config.html_baseurl = f"{SITE}/" if SITE else ""
     commit = f", commit {COMMIT[:7]}" if COMMIT else ""
     options = config.html_theme_options
-    options["extra_footer"] = f"<p>Text: CC BY 4.0. Code: MIT. Version {VERSION}{commit}.</p>"
+    copies = " and ".join(f'<a href="{url}">{name}</a>' for name, url in COPIES.items())
+    take = f" To take along: {copies}." if copies else ""
+    options["extra_footer"] = f"<p>Text: CC BY 4.0. Code: MIT. Version {VERSION}{commit}.{take}</p>"
     if REPOSITORY and REPOSITORY.kind:
         options |= {"repository_url": REPOSITORY.url, "repository_branch": "main", "path_to_docs": ""}
         options |= dict.fromkeys(("use_repository_button", "use_edit_page_button", "use_issues_button"), True)
@@ -121,6 +125,23 @@ def launch(page: str, pathto: Any) -> dict[str, Any]:
     ]
     tooltip, icon = "Run this chapter", "fas fa-rocket"
     return {"type": "group", "tooltip": tooltip, "icon": icon, "label": "launch-buttons", "buttons": buttons}
+
+
+def take_along(buttons: list[dict[str, Any]]) -> None:
+    """Add the copies of the whole book to the buttons for downloads."""
+    for group in buttons:
+        if group.get("label") == "download-buttons":
+            group["buttons"] += [
+                {
+                    "type": "link",
+                    "url": url,
+                    "text": f"The book as {name}",
+                    "tooltip": f"Download the whole book as {name}",
+                    "icon": "fas fa-file",
+                    "label": f"download-book-{name.lower()}",
+                }
+                for name, url in COPIES.items()
+            ]
 
 
 def describe(doctree: nodes.document, limit: int = 200) -> str:
@@ -163,12 +184,13 @@ def introduce(app: Sphinx, page: str, template: str, context: dict[str, Any], do
     if SITE:
         address = f"{SITE}/{page}.html"
         facts |= {"og:url": address, "og:image": f"{SITE}/social.png", "twitter:card": "summary_large_image"}
-        names |= {"public_url": address, "pdf_url": f"{SITE}/the-mixer-key.pdf"}
+        names |= {"public_url": address, "pdf_url": COPIES["PDF"]}
         schema["url"] = address
     head += "".join(tag(name, content, key="property") for name, content in facts.items())
     head += "".join(tag(f"citation_{name}", content) for name, content in names.items())
     head += f'<script type="application/ld+json">{json.dumps(schema).replace("<", chr(92) + "u003c")}</script>\n'
     context["metatags"] = context.get("metatags", "") + head
+    take_along(context.get("header_buttons", []))
     if page == config.root_doc != "index" and app.builder.name == "html":  # what a link to the site alone shows
         lead = FRONT.format(title=escape(title), head=head, page=f"{page}.html")
         (Path(app.outdir) / "index.html").write_text(lead, encoding="utf-8")

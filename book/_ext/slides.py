@@ -20,7 +20,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from book._ext import ROOT, scripts
+from book._ext import PAGES, ROOT, scripts
 from book._ext.lean import MODULES, NODE
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
@@ -211,7 +211,7 @@ def make(book: Path, out: Path) -> list[str]:
 
 
 def after_build(app: Sphinx, exception: Exception | None) -> None:
-    if exception is None and app.builder.format == "html":
+    if exception is None and app.builder.name in PAGES:
         make(Path(app.srcdir) / "book", Path(app.outdir))
 
 
