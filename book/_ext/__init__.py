@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = "html", "singlehtml"  # the builders of pages for browsers; there is one of EPUB, too
 EXTENSIONS = (
     "accessible",
+    "answers",
     "docstrings",
     "epub",
     "fonts",

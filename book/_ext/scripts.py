@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 ROOMS = {
     "lab": ("lab",),
     "live": ("absorb", "block", "break", "keys", "patch", "proof", "zoom"),
-    "quiz": ("quiz",),
+    "quiz": ("answer", "quiz"),
 }
 STILLS = {"proof": "book/live/proof-picture.js"}  # whose still() is the picture for paper and pages without scripts
 FILES = {
