@@ -46,7 +46,8 @@ def encrypt_model(
     With the paper's key, row k of the new matrix is row v_k of E (Eq. 8), with its sign reversed where r_k = 1 (Eq. 9).
     In general E' = T⁻¹ E, so that (x T)(T⁻¹ E) = x E; for a signed permutation T⁻¹ = Tᵀ, and nothing is rounded.
 
-    Networks trained with other means and deviations go through `mixerkey.renormalize` first.
+    Networks trained with other means and deviations go through `mixerkey.renormalize` first, whose new bias then gives
+    the flips away: train with mean 1/2 where the key matters.
 
     Args:
         model: any module whose images enter through a patch embedding that fits the key: a Conv2d with kernel_size ==

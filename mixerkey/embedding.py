@@ -97,6 +97,10 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
     embedding absorbs the difference, exactly: with n = 2p - 1, (p - μ) / σ = n / 2σ + (1/2 - μ) / σ. So rows of channel
     c are divided by 2σ_c, and the bias grows by the sum of all rows, each times (1/2 - μ_c) / σ_c.
 
+    The answers are kept, a key is not: once encrypted, the new bias is b + Σ s_k (1 - 2 μ_c) E'(k, :), c being the
+    channel that place k came from (Eq. 4a), so with the published means the pseudo-inverse of E' reads flips and
+    channels off it, the better the smaller b is. Where the key matters, train with mean 1/2.
+
     Args:
         model: as in `patch_matrix`; not modified.
         mean: μ, one a channel, of pixels in [0, 1].

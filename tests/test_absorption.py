@@ -179,6 +179,23 @@ def test_other_means_and_deviations_are_absorbed_exactly(bias: bool) -> None:
         renormalize(model, mean, (0.2, 0.0, 0.2))
 
 
+def test_a_folded_bias_shows_flips_and_channels_eq4a() -> None:
+    """(b~ - b) E'⁺ = s_k (1 - 2 μ), with μ of the channel that place k came from; without knowing b, nearly."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    offsets, right = 1 - 2 * torch.tensor(mean, dtype=torch.float64), 0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        plain, key = nn.Conv2d(3, 256, 4, 4).double(), Key.from_seed(seed, 4, 3)
+        assert plain.bias is not None
+        locked = encrypt_model(renormalize(plain, mean, std), key)
+        assert locked.bias is not None
+        inverse, signs = torch.linalg.pinv(patch_matrix(locked)), 1 - 2 * key.flips.double()
+        seen = (locked.bias - plain.bias).detach() @ inverse
+        assert torch.allclose(seen, signs * offsets[key.permutation // 16], atol=1e-9)
+        right += int(((locked.bias.detach() @ inverse < 0) == key.flips).sum())
+    assert right / 5 > 40  # of 48; guessing gets 24
+
+
 def test_only_the_inverse_absorbs_where_E_has_full_row_rank() -> None:
     """Uniqueness: x T E' = x E for all x only if E' = T⁻¹ E; the transposed direction works only where T T E = E."""
     model = network("ConvMixer")
