@@ -41,7 +41,7 @@ def unpaired(a: Tensor, b: Tensor) -> float:
         (from_counts(lambda b, c, n: (c - b) / (b + c) ** 0.5), "the sign is reversed: positive where a is better"),
         (
             from_counts(lambda b, c, n: (b - c) ** 2 / (b + c)),
-            "this is the square, chi-squared of McNemar; z is its root",
+            "this is the square, McNemar's χ²; take its root, with the sign of the difference",
         ),
         (from_counts(lambda b, c, n: (b - c) / (b + c)), "divide by the root of the number of such images"),
         (from_counts(lambda b, c, n: (b - c) / n**0.5), "images on which both are right, or both wrong, do not count"),
