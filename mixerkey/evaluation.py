@@ -112,8 +112,13 @@ def accuracy(
     """
     if not len(images) or len(images) != len(labels):
         raise ValueError(f"need as many labels as images, and at least one; got {len(images)} and {len(labels)}")
-    correct = predict(model, images, key, batch_size=batch_size, device=device).argmax(1) == labels.cpu()
-    return correct.double().mean().item()
+    logits, labels = predict(model, images, key, batch_size=batch_size, device=device), labels.cpu()
+    if labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(
+            f"labels must be a row of numbers 0 to {logits.shape[1] - 1}, the network's classes; got "
+            f"{tuple(labels.shape)} of {labels.min():g} to {labels.max():g}"
+        )
+    return (logits.argmax(1) == labels).double().mean().item()
 
 
 def classify(model: nn.Module, images: Tensor, key: BlockKey | Sequence[BlockKey] | None = None) -> Tensor:

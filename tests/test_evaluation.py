@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations, permutations
 
 import pytest
@@ -106,3 +107,22 @@ def test_without_the_key_the_encrypted_network_is_lost() -> None:
     assert accuracy(locked, images, labels) < 0.3
     assert accuracy(locked, images, labels, Key.from_seed(2, 4, 3)) < 0.3
     assert accuracy(model, images, labels, key) < 0.3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y[:, None],
+        lambda y: torch.eye(10)[y],
+        lambda y: y + 1,
+        lambda y: y - 1,
+        lambda y: torch.where(y == 3, -100, y),
+        lambda y: y / 0,
+    ],
+    ids=["column", "one-hot", "from 1", "from -1", "ignored", "not numbers"],
+)
+def test_labels_that_are_no_classes_of_the_network_are_refused(change: Callable[[Tensor], Tensor]) -> None:
+    """An accuracy of them would be a number without meaning."""
+    images, labels = load_digits("test")
+    with pytest.raises(ValueError, match="labels must be a row of numbers 0 to 9"):
+        accuracy(load_pretrained("digits"), images, change(labels))
