@@ -20,7 +20,7 @@ from torch import Tensor
 
 from conftest import ROOT, needs_cifar10
 from mixerkey import Key, decrypt_images, encrypt_images, encrypt_model, load_pretrained
-from mixerkey.attacks import ciphertext_only, image_statistics, naturalness
+from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import partly_wrong, predict
 from mixerkey.key_files import encode, save_key
@@ -226,21 +226,17 @@ CROPS = """(async () => {
   const { crops } = await lab("pictures"), photos = value.map((pixels) => ({ pixels, shape: [3, 208, 320] }));
   let state = 1;
   const below = (n) => Math.floor((n * (state = (1664525 * state + 1013904223) % 2 ** 32)) / 2 ** 32);
-  return ["left", "right", "right"].map((half) => crops(photos, half, 600, below).map((image) => Array.from(image)));
+  return ["left", "right"].map((half) => crops(photos, half, 600, below).map((image) => Array.from(image)));
 })()"""
 
 
 @in_node
-def test_with_large_blocks_the_search_fails_where_the_statistics_do_not() -> None:
-    """What the page says on M = 8: the right key fits best, and with public crops of the same halves it is found."""
+def test_the_packages_attack_finds_large_blocks_from_the_crops_that_the_page_attacks() -> None:
+    """What the page says on M = 8, where its own attack found no key: see `measured.csv`."""
     photos = [photo(name).flatten().tolist() for name in PHOTOS]
-    left, right, private = (torch.tensor(x, dtype=torch.uint8).view(-1, 3, 32, 32) for x in run_node(CROPS, photos))
-    key, public = Key.from_seed(0, 8, 3), image_statistics(left, 8)
-    hidden = encrypt_images(private[:300], key)
-    assert ciphertext_only(hidden, image_statistics(right, 8), starts=2).key == key
-    found = ciphertext_only(hidden, public, starts=10)
-    assert found.key != key
-    assert naturalness(private[:300], public) > found.score
+    left, right = (torch.tensor(x, dtype=torch.uint8).view(-1, 3, 32, 32) for x in run_node(CROPS, photos))
+    key = Key.from_seed(0, 8, 3)
+    assert ciphertext_only(encrypt_images(right[:300], key), image_statistics(left, 8), starts=2).key == key
 
 
 def test_the_measured_table_is_whole() -> None:
