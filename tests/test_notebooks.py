@@ -124,6 +124,16 @@ def test_prose_stands_between_code_cells(notebook: Path) -> None:
     assert ("code", "code") not in pairwise(kinds)
 
 
+def test_a_colon_announces_what_follows_it(notebook: Path) -> None:
+    """Text that is inserted between a colon and its code tears them apart."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    for cell, following in pairwise(cells):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            assert not re.search(r"[^:\n]:\n+#", source), source
+            assert following["cell_type"] == "code" or not re.search(r"[^:\n]:\s*$", source), source
+
+
 def test_widgets_stand_only_where_the_page_leaves_them_out(notebook: Path) -> None:
     """The rendered page has no kernel and no widget manager, so it shows no widget and needs no widget's state."""
     view = "application/vnd.jupyter.widget-view+json"
