@@ -74,7 +74,8 @@ marks: .venv/test node_modules/.package-lock.json
 
 notebooks: .venv/test
 	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
-	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False $(NB)
+	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.coalesce_streams=True $(NB)
 
 # The hashes of what constraints.txt pins, on every platform; what it does not pin is pinned at its newest.
 pins: .venv/pip

@@ -44,6 +44,13 @@ def test_nothing_on_stderr_and_no_error(notebook: Path) -> None:
             assert output.get("name") != "stderr", cell["source"]
 
 
+def test_what_a_cell_prints_is_one_output(notebook: Path) -> None:
+    """In pieces, as a kernel happens to send it, a line may break anywhere on the page; nbval does not see it."""
+    for cell in code_cells(notebook):
+        for first, second in pairwise(cell["outputs"]):
+            assert not first["output_type"] == second["output_type"] == "stream", cell["source"]
+
+
 def test_only_listed_cells_are_not_compared(notebook: Path) -> None:
     for cell in code_cells(notebook):
         tags = set(cell["metadata"].get("tags", []))
