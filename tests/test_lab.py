@@ -24,6 +24,7 @@ from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import partly_wrong, predict
 from mixerkey.key_files import encode, save_key
+from mixerkey.receipts import load_receipt
 from tools.lab import COUNTS, LAB, PHOTOS, find_node, photo, run_node
 
 in_node = pytest.mark.skipif(find_node() is None, reason="needs Node.js, which the group pages brings")
@@ -245,6 +246,14 @@ def test_the_measured_table_is_whole() -> None:
         rows = {(row["M"], row["ciphertexts"]): row for row in csv.DictReader(stream)}
     assert set(rows) == {(str(M), str(n)) for M, counts in COUNTS.items() for n in counts}
     assert int(rows["4", "100"]["whole key found"]) >= 0.9 * int(rows["4", "100"]["keys tried"])
+
+
+def test_the_page_says_what_the_chapters_attack_finds_for_blocks_of_8() -> None:
+    cells = [c for c in load_receipt("ciphertext-only")["cells"] if (c["patch_size"], c["images"]) == (8, 100)]
+    whole = {c["encrypted"]: (c["summary"]["exact"], c["summary"]["of"]) for c in cells if c["prior"] == "cifar10"}
+    assert whole == {"cifar10": (9, 10), "tiles of photographs": (10, 10)}
+    sentence = "nine of ten from 100 images of CIFAR-10, all ten from 100 tiles of photographs"
+    assert sentence in (ROOT / "book" / "lab.md").read_text(encoding="utf-8")
 
 
 # The page

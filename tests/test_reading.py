@@ -170,6 +170,13 @@ def test_indexes_have_words_and_no_labels(page: str) -> None:
         assert "Theorem 2: A first layer absorbs any invertible map, in one way" in words.lines
 
 
+def test_the_glossary_is_in_the_order_of_the_alphabet() -> None:
+    glossary = (ROOT / "book" / "notation.md").read_text(encoding="utf-8").partition("```{glossary}\n")[2]
+    terms = re.findall(r"^(\w.*)\n  \w", glossary, re.MULTILINE)
+    assert len(terms) >= 50
+    assert terms == sorted(terms, key=str.casefold)
+
+
 def test_a_link_to_the_site_alone_says_what_it_is() -> None:
     front, welcome = ((HTML / name).read_text(encoding="utf-8") for name in ("index.html", "book/welcome.html"))
     tags = re.findall(r'<meta (?:name|property)="[^"]+" content="[^"]*" />', welcome)
