@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -89,6 +90,14 @@ def test_make_installs_by_hash() -> None:
     assert "-c constraints.txt -o hashes.txt" in makefile
     for line in re.findall(r"\$\(PIP\) install (.*)", makefile):
         assert line.startswith(("-c hashes.txt ", "--no-deps --no-build-isolation ", "'pip>=", "uv")), line
+
+
+def test_npm_installs_by_hash() -> None:
+    """npm ci takes what package-lock.json names, and refuses a file with another hash."""
+    assert re.findall(r"\bnpm \w+", (ROOT / "Makefile").read_text(encoding="utf-8")) == ["npm ci"]
+    packages = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    (project,) = (name for name in packages if not packages[name].get("integrity", "").startswith("sha512-"))
+    assert not project  # the only one that is not downloaded
 
 
 CLASSIFY = """
