@@ -22,7 +22,7 @@ from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrain
 from mixerkey.__main__ import main
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import classify, confusion, partly_wrong, predict, sweep
-from mixerkey.experiments import lesson
+from mixerkey.experiments import ciphertext_only, lesson
 from mixerkey.experiments.paper import (
     SMALL,
     block_sizes,
@@ -399,6 +399,17 @@ def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
     sample = [3, 41, 99]
     counts = sweep(locked, images, labels, [Key.from_seed(first + i, 4, 3) for i in sample], progress=False)
     assert counts == [receipt["experiments"]["wrong keys"]["result"][i] for i in sample]
+
+
+@needs_cifar10
+def test_trials_of_the_attack_by_statistics_are_recomputed() -> None:
+    """The cell of 100 encrypted images, which the claims quote: three of its forty trials, here."""
+    of = {"prior": "cifar10", "encrypted": "cifar10", "patch_size": 4, "images": 100}
+    (cell,) = (cell for cell in load_receipt("ciphertext-only")["cells"] if of.items() <= cell.items())
+    prior, images = ciphertext_only.prior_of("cifar10", 4), ciphertext_only.private("cifar10")
+    for seed in (0, 17, 39):
+        positions, places, flips, *_ = ciphertext_only.trial(prior, images, 100, seed)
+        assert [positions, places, flips] == cell["trials"][seed][:3] == [48, 48, 48]
 
 
 @needs_cifar10
