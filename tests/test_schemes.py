@@ -165,6 +165,14 @@ def test_a_cell_is_of_the_most_images_and_not_of_the_luckiest_number() -> None:
     assert (where, fewer["count"], more["count"]) == (row, 10, 400)
 
 
+def test_pictures_that_are_less_alike_with_more_images_are_a_setback() -> None:
+    results = {
+        "whitening": {f"{n}": [[False, decibels, False, 1.0]] for n, decibels in ((10, 26.4), (100, 21.5), (400, 30))}
+    }
+    ((_, fewer, more),) = setbacks({"orthogonal matrix": results})
+    assert (fewer["dB"], more["dB"]) == (26.4, 21.5)
+
+
 def test_no_attack_is_clearly_worse_with_more_images() -> None:
     """Where more images did worse, it may be chance: Wilson's intervals overlap."""
     for row, fewer, more in setbacks(load_receipt("schemes")["trials"]):

@@ -253,15 +253,16 @@ def by_count(results: dict[str, list[list]], name: str) -> list[dict[str, Any]]:
 
 
 def setbacks(trials: dict[str, dict[str, dict[str, list]]]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Where an attack found a smaller share of keys with more images: scheme, what it did with fewer, and with more.
+    """Where an attack did worse with more images: scheme, what it did with fewer, and with more.
 
-    An attacker may put images aside, so an attack that gets worse is not the best one, or the trials were few.
+    Worse is a smaller share of keys, or the same share and pictures that are less alike. An attacker may put images
+    aside, so an attack that gets worse is not the best one, or the trials were few.
     """
     found = []
     for row, attacks in trials.items():
         for name, counts in attacks.items():
             for fewer, more in pairwise(by_count(counts, name)):
-                if rank(more)[0] < rank(fewer)[0]:
+                if rank(more) < rank(fewer):
                     found.append((row, fewer, more))
     return found
 
