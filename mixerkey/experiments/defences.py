@@ -346,6 +346,7 @@ def compression() -> dict:
     return {
         "quality": list(QUALITIES),
         "plain": [accuracy(model, jpeg(images, q), labels) for q in QUALITIES],
+        "plain, every colour kept": [accuracy(model, jpeg(images, q, "4:4:4"), labels) for q in QUALITIES],
         "encrypted": [accuracy(encrypted, jpeg(hidden, q), labels) for q in QUALITIES],
         "encrypted, every colour kept": [accuracy(encrypted, jpeg(hidden, q, "4:4:4"), labels) for q in QUALITIES],
     }
