@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ EXTENSIONS = (
     "slides",
     "teaching",
 )
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ValueError: the file is not TOML; the message says where.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file.name} is not valid TOML: {error}") from error
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -7,12 +7,11 @@ book/quiz/answer.js makes; any other says what it needs: paper, or a notebook.
 from __future__ import annotations
 
 import json
-import tomllib
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from book._ext import PAGES
+from book._ext import PAGES, read_toml
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -30,10 +29,7 @@ def load(file: Path) -> dict[str, list[dict[str, Any]]]:
         ValueError: the file is not TOML, or an entry lacks something or has a mistake of another length than the
             right answer; the message says which.
     """
-    try:
-        answers = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file.name} is not valid TOML: {error}") from error
+    answers = read_toml(file)
     for label, fields in answers.items():
         for field in fields:
             if missing := {"ask", "right", "praise", "mistakes"} - field.keys():

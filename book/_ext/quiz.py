@@ -7,11 +7,11 @@ that answers what was chosen. Without it, and in print, the folded answers are t
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from string import ascii_uppercase
 from typing import cast
 
+from book._ext import read_toml
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -30,10 +30,7 @@ def load(file: Path) -> dict[str, list[dict]]:
         ValueError: the file is not TOML, or a page has not five questions, or a question not exactly one right option
             and at least one wrong one, or an option is not explained; the message says which.
     """
-    try:
-        quizzes = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file.name} is not valid TOML: {error}") from error
+    quizzes = read_toml(file)
     for page, questions in quizzes.items():
         if not isinstance(questions, list) or len(questions) != QUESTIONS:
             raise ValueError(f"{file.name}: {page} must have {QUESTIONS} questions, each under [[{page}]]")
