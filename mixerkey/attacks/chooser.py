@@ -21,10 +21,10 @@ from torch import Tensor
 
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer, load_pretrained
+from mixerkey.fast import feature_maps
 
 SIDE = 32  # pixels of what the network sees
 TILES = 32  # of one size from one image at most
-DEPTH = 8  # layers of the network that are listened to
 CHUNK = 128  # pictures at a time
 WEIGHTS = Path(str(files("mixerkey") / "attacks" / "chooser.safetensors"))
 ORDERS = list(permutations(range(3)))
@@ -48,15 +48,10 @@ def features(z: Tensor) -> Tensor:
         z: normalised images (N, 3, 32, 32).
 
     Returns:
-        float32 (N, 256 * (1 + DEPTH)), from the patch embedding on.
+        float32 (N, 256 * 9), from the patch embedding on.
     """
-    model, result = _network(), []
-    for part in z.split(CHUNK):
-        maps = [model.embedding_norm(F.gelu(model.embedding(part)))]
-        for layer in model.layers[:DEPTH]:
-            maps.append(layer(maps[-1]))
-        result.append(torch.cat([x.mean((2, 3)) for x in maps], dim=1))
-    return torch.cat(result)
+    parts = (feature_maps(_network(), part) for part in z.split(CHUNK))
+    return torch.cat([torch.cat([maps.mean(2).T for maps in part], dim=1) for part in parts])
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor
 from mixerkey.attacks.assignment import swap_gains
 from mixerkey.attacks.chooser import colour_evidence
 from mixerkey.attacks.recovery import Recovery, as_key, exchanges
-from mixerkey.attacks.stationarity import Stationarity, arrange, remoteness
+from mixerkey.attacks.stationarity import Stationarity, arrange, remoteness, square_symmetries
 from mixerkey.attacks.statistics import (
     COLOUR,
     ROUNDING,
@@ -123,15 +123,7 @@ def relatives(patch_size: int, channels: int) -> list[SignedPermutation]:
     >>> len(relatives(4, 3)), len(relatives(1, 1))
     (96, 2)
     """
-    square = np.arange(patch_size**2).reshape(patch_size, patch_size)
-    mirrors = [np.rot90(s, turns).ravel() for s in (square, square.T) for turns in range(4)]
-    orders = (np.array(order) * patch_size**2 for order in permutations(range(channels)))
-    places = {tuple((order[:, None] + mirror).ravel().tolist()): None for order in orders for mirror in mirrors}
-    return [
-        SignedPermutation(place, [flip] * len(place), patch_size, channels)
-        for place in places
-        for flip in (False, True)
-    ]
+    return _changes(patch_size, channels, square_symmetries(patch_size))
 
 
 def colour_changes(patch_size: int, channels: int) -> list[SignedPermutation]:
@@ -140,14 +132,13 @@ def colour_changes(patch_size: int, channels: int) -> list[SignedPermutation]:
     >>> len(colour_changes(4, 3)), colour_changes(4, 3)[0] == SignedPermutation.identity(4, 3)
     (12, True)
     """
-    area = patch_size**2
-    return [
-        SignedPermutation(
-            [area * c + i for c in order for i in range(area)], [flip] * area * channels, patch_size, channels
-        )
-        for order in permutations(range(channels))
-        for flip in (False, True)
-    ]
+    return _changes(patch_size, channels, square_symmetries(patch_size)[:1])
+
+
+def _changes(M: int, C: int, squares: Sequence[np.ndarray]) -> list[SignedPermutation]:
+    orders = (np.array(order)[:, None] * M**2 for order in permutations(range(C)))
+    places = [(order + square).ravel() for order in orders for square in squares]
+    return [SignedPermutation(place, [flip] * len(place), M, C) for place in places for flip in (False, True)]
 
 
 def _structure(
@@ -203,8 +194,8 @@ def _pieces(images: Tensor, patch_size: int) -> list[Tensor]:
 
 
 def _squares(M: int, C: int) -> list[np.ndarray]:
-    """The symmetries of the square, as permutations of plain pixels; the first is the identity."""
-    return [g.permutation.numpy() for g in relatives(M, C)[: 16 if M > 1 else 2 : 2]]
+    """The symmetries of the square, of all channels at once, as permutations of plain pixels."""
+    return [(np.arange(C)[:, None] * M**2 + square).ravel() for square in square_symmetries(M)]
 
 
 def _brightness(moments: Moments, v: np.ndarray, channels: int) -> np.ndarray:

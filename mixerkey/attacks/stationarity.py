@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mixerkey.attacks.assignment import match, permutation_matrix, start, swap_gains
+from mixerkey.attacks.statistics import centred
 
 NEAR = 1e-4  # added to 1 - |correlation|, so that equal pixels are not infinitely close
 ROUNDS = 100  # of climbing at most
@@ -35,11 +36,7 @@ def remoteness(correlations: np.ndarray) -> np.ndarray:
     Returns:
         (3, p_b, p_b); the diagonal of the first, a pixel and itself, is 0.
     """
-    D = np.log(1 - np.minimum(np.abs(correlations), 1) + NEAR)
-    others = ~np.eye(D.shape[1], dtype=bool)
-    D[0] = np.where(others, D[0] - D[0].mean(where=others), 0) if D.shape[1] > 1 else 0
-    D[1:] -= D[1:].mean((1, 2), keepdims=True)
-    return D
+    return centred(np.log(1 - np.minimum(np.abs(correlations), 1) + NEAR))
 
 
 @cache
@@ -202,16 +199,26 @@ def _climb(pictures: Stationarity, v: np.ndarray) -> np.ndarray:
     return v
 
 
+def square_symmetries(patch_size: int) -> list[np.ndarray]:
+    """How a square of pixels can be turned and mirrored, as permutations of them; the first is the identity.
+
+    >>> [len(square_symmetries(M)) for M in (1, 2, 4)]
+    [1, 8, 8]
+    """
+    square = np.arange(patch_size**2).reshape(patch_size, patch_size)
+    every = (np.rot90(s, turns).ravel() for s in (square, square.T) for turns in range(4))
+    return list({tuple(turned): turned for turned in every}.values())
+
+
 def _turned_channels(M: int, C: int) -> list[np.ndarray]:
-    """Permutations of plain pixels that mirror or turn one channel."""
-    square = np.arange(M * M).reshape(M, M)
+    """Permutations of plain pixels that mirror or turn one channel, where there are others."""
     result = []
-    for turned in [np.rot90(s, k).ravel() for s in (square, square.T) for k in range(4)][1:]:
+    for turned in square_symmetries(M)[1:] if C > 1 else ():
         for c in range(C):
             p = np.arange(C * M * M).reshape(C, M * M)
             p[c] = p[c][turned]
             result.append(p.ravel())
-    return result if C > 1 else []
+    return result
 
 
 @cache

@@ -55,11 +55,15 @@ class Moments:
         """
         s = np.ones(self.products.shape[1]) if signs is None else signs
         # Twice the rounding, so that equal pixels are not infinitely close.
-        D = np.log(np.maximum(self.squares - 2 * np.outer(s, s) * self.products, 0) + 2 * ROUNDING)
-        others = ~np.eye(len(s), dtype=bool)
-        D[0] = np.where(others, D[0] - D[0].mean(where=others), 0) if len(s) > 1 else 0
-        D[1:] -= D[1:].mean((1, 2), keepdims=True)
-        return D
+        return centred(np.log(np.maximum(self.squares - 2 * np.outer(s, s) * self.products, 0) + 2 * ROUNDING))
+
+
+def centred(D: np.ndarray) -> np.ndarray:
+    """(3, p_b, p_b), changed in place: each matrix less its mean, and 0 for a pixel and itself in the first."""
+    others = ~np.eye(D.shape[1], dtype=bool)
+    D[0] = np.where(others, D[0] - D[0].mean(where=others), 0) if D.shape[1] > 1 else 0
+    D[1:] -= D[1:].mean((1, 2), keepdims=True)
+    return D
 
 
 @dataclass(frozen=True)
