@@ -82,7 +82,7 @@ notebooks: .venv/test
 # The hashes of what constraints.txt pins, on every platform; what it does not pin is pinned at its newest.
 pins: .venv/pip
 	$(PIP) install uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make pins' --all-extras --group pages --group test --group lab --group grading --group bench \
 	  -c constraints.txt -o hashes.txt pyproject.toml
 
