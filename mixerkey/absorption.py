@@ -62,6 +62,7 @@ def encrypt_model(
         ones, other than it answers plain ones itself, and keeps no copy of the plain matrix.
 
     Raises:
+        TypeError: the model is no module, or the key is none.
         ValueError: no patch embedding fits the key, or several do; or the network cannot absorb the key. The message
             names what was found and what to do.
 
@@ -72,8 +73,15 @@ def encrypt_model(
     >>> torch.allclose(encrypt_model(model, key)(encrypted), model(plain), atol=1e-12)
     True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"need a torch.nn.Module, such as load_pretrained gives, to encrypt; got {type(model).__name__}"
+        )
     if not isinstance(key, BlockKey):
-        raise ValueError("a network absorbs one key; with a key per image it must be encrypted anew for each image")
+        raise TypeError(
+            f"a network absorbs one key, such as Key.generate makes; got {type(key).__name__}. "
+            "With a key per image it must be encrypted anew for each image"
+        )
     model = unwrapped(model)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ValueError(

@@ -26,7 +26,7 @@ def encrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
         (Eq. 6). Of keys that mix pixels it is float32: what the network takes, normalised already.
 
     Raises:
-        TypeError: a dtype other than uint8 or floating point.
+        TypeError: a dtype other than uint8 or floating point, or a key that is none.
         ValueError: a shape that does not fit the key, NaN, a value outside [0, 1], or not as many keys as images.
 
     >>> from mixerkey import Key
@@ -140,6 +140,10 @@ def normalize(x: Tensor) -> Tensor:
 
 def _each(function, x: Tensor, keys: Sequence[BlockKey]) -> Tensor:  # type: ignore[no-untyped-def]
     """`function` of each image and its own key."""
+    if not isinstance(keys, Sequence) or not all(isinstance(key, BlockKey) for key in keys):
+        raise TypeError(
+            f"need a key, such as Key.generate makes, or a list of keys, one for each image; got {type(keys).__name__}"
+        )
     if len(keys) != len(x):
         raise ValueError(f"need one key for each image; got {len(keys)} keys and {len(x)} images")
     return torch.stack([function(image, key) for image, key in zip(x, keys, strict=True)]) if len(x) else x

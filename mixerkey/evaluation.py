@@ -42,6 +42,7 @@ def predict(
         logits (N, num_classes) on the CPU, in the model's dtype.
 
     Raises:
+        TypeError: the model is no module, the images are no tensor of pixels, or the key is none.
         ValueError: there are no images, they do not fit the model or the key, or it does not answer by logits.
 
     >>> from mixerkey import load_pretrained
@@ -49,6 +50,8 @@ def predict(
     >>> predict(load_pretrained("digits"), load_digits("test")[0]).shape
     torch.Size([360, 10])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"need a torch.nn.Module, such as load_pretrained gives; got {type(model).__name__}")
     if device is not None:
         model.to(device)
     if not len(images):
@@ -62,7 +65,7 @@ def predict(
         with torch.inference_mode():
             for start in range(0, len(images), batch_size):
                 part = slice(start, start + batch_size)
-                own = key if key is None or isinstance(key, BlockKey) else key[part]
+                own = key[part] if isinstance(key, Sequence) else key
                 x = network_input(images[part].to(parameter.device), own, dtype)
                 logits.append(_logits(forward(model, x.to(parameter.dtype)), len(x)).cpu())
     finally:
@@ -144,7 +147,7 @@ def classify(model: nn.Module, images: Tensor, key: BlockKey | Sequence[BlockKey
     close = leading[:, 0] - leading[:, 1] < 1e-3
     classes = logits.argmax(1)
     if close.any():
-        own = key if key is None or isinstance(key, BlockKey) else [key[int(i)] for i in close.nonzero()]
+        own = [key[int(i)] for i in close.nonzero()] if isinstance(key, Sequence) else key
         classes[close] = predict(deepcopy(model).double(), images[close], own).argmax(1)
     return classes
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import combinations, permutations
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from conftest import needs_cifar10
-from mixerkey import Key, accuracy, encrypt_model, key_space_bits, load_pretrained
+from mixerkey import (
+    Key,
+    accuracy,
+    decrypt_images,
+    decrypt_model,
+    encrypt_images,
+    encrypt_model,
+    key_space_bits,
+    load_pretrained,
+)
 from mixerkey.data import load_cifar10, load_digits
-from mixerkey.evaluation import predict
+from mixerkey.evaluation import classify, predict
+from mixerkey.keys import KeySchedule
 from mixerkey.receipts import load_receipt, weights_digest
 
 
@@ -85,13 +96,35 @@ def test_the_pocket_network_reads_97_percent_of_held_out_digits_with_and_without
         assert torch.allclose(predict(encrypt_model(model, key), images, key), plain, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "other", ["digits", None, b"secret", 7, KeySchedule(bytes(32), 2, 1)], ids=lambda x: type(x).__name__
+)
+def test_what_is_no_model_and_no_key_is_named_and_not_printed(other: Any) -> None:
+    model, key, (images, labels) = load_pretrained("digits"), Key.generate(2, 1), load_digits("test")
+    kind = f"got {type(other).__name__}"
+    calls: list[Callable[[], object]] = [
+        lambda: encrypt_model(other, key),
+        lambda: decrypt_model(other, key),
+        lambda: predict(other, images),
+        lambda: accuracy(other, images, labels),
+        lambda: encrypt_model(model, other),
+        lambda: encrypt_images(images, other),
+        lambda: decrypt_images(images, other),
+    ]
+    if other is not None:  # no key: plain images
+        calls.append(lambda: predict(model, images, other))
+    for call in calls:
+        with pytest.raises(TypeError, match=kind) as raised:
+            call()
+        assert "secret" not in str(raised.value)
+
+
 @needs_cifar10
 def test_the_encrypted_pair_gives_the_plain_class_on_10000_of_10000_images() -> None:
     """Table 1, first row against second: not the same accuracy only, the same class on every image."""
     images, labels = load_cifar10("test")
-    model, key = load_pretrained("cifar10").double(), Key.generate(4, 3)
-    plain = predict(model, images).argmax(1)
-    encrypted = predict(encrypt_model(model, key), images, key).argmax(1)
+    model, key = load_pretrained("cifar10"), Key.generate(4, 3)
+    plain, encrypted = classify(model, images), classify(encrypt_model(model, key), images, key)
     assert int((plain == encrypted).sum()) == 10_000
     reached = (plain == labels).double().mean().item()
     assert reached >= 0.75
