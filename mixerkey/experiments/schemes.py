@@ -34,8 +34,7 @@ from tqdm import tqdm
 from mixerkey.convmixer import load_pretrained
 from mixerkey.experiments import trials as t
 from mixerkey.experiments.checkpoints import GRID
-from mixerkey.experiments.defences import EXACT
-from mixerkey.experiments.trials import JUDGED, SECRET, Case, Found, Scheme
+from mixerkey.experiments.trials import EXACT, JUDGED, SECRET, Case, Found, Scheme
 from mixerkey.files import read_json, write_json
 from mixerkey.keys import BlockOrder, Flips, Key, MatrixKey, PatchKeys, Shuffle
 from mixerkey.receipts import RECEIPTS, Receipt, confidence_interval, processor, versions, weights_digest
