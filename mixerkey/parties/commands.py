@@ -119,10 +119,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     >>> parser.parse_args(["keygen", "key.json", "--patch-size", "2", "--channels", "1"]).patch_size
     2
     """
-    runs = (_keygen, _encrypt_model, _rotate, _encrypt, _decrypt, _serve, _classify)
-    for (name, (help, example, arguments)), run in zip(COMMANDS.items(), runs, strict=True):
+    runs = {
+        "keygen": _keygen,
+        "encrypt-model": _encrypt_model,
+        "rotate": _rotate,
+        "encrypt": _encrypt,
+        "decrypt": _decrypt,
+        "serve": _serve,
+        "classify": _classify,
+    }
+    for name, (help, example, arguments) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, epilog=f"example: mixerkey {name} {example}")
-        command.set_defaults(run=run)
+        command.set_defaults(run=runs[name])
         for argument, options in arguments.items():
             command.add_argument(argument, **options)
 
