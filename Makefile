@@ -1,7 +1,7 @@
 # make book   read the book          make test       verify everything
 # make serve  serve it on localhost  make lab        open the notebooks in JupyterLab
 # make bench  compare speeds         make notebooks NB=book/x.ipynb  re-execute notebooks (all without NB)
-# make check  before a commit
+# make check  before a commit            make gpu        on a machine with a GPU
 # make weigh  requests and bytes      make pdf        the book as one PDF
 # make epub   the book as an EPUB
 # make assignments SEED=7  student versions     make grade SUBMISSIONS=folder SEED=7  marks and feedback
@@ -18,7 +18,7 @@ PORT ?= 8000
 SEED ?= 0
 
 .DEFAULT_GOAL := book
-.PHONY: book serve lab check test weigh pdf epub links lint bench notebooks pins clean assignments grade marks
+.PHONY: book serve lab check test gpu weigh pdf epub links lint bench notebooks pins clean assignments grade marks
 
 book: .venv/pages node_modules/.package-lock.json
 	$(BIN)/python -m tools.claims --check
@@ -39,6 +39,10 @@ test: lint book epub .venv/test
 # About a minute on two cores that do nothing else: lint, types, the laws, and the notebook of the proof.
 check: lint
 	$(PYTEST) --quiet tests/test_cipher.py tests/test_family.py tests/test_theorems.py book/model-encryption.ipynb
+
+# With the Python, the PyTorch and the packages that are there.
+gpu:
+	$(PYTHON) -m tools.gpu
 
 lint: .venv/test
 	$(BIN)/ruff check .

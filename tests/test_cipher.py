@@ -179,13 +179,3 @@ def test_views_and_empty_batches_are_images_too() -> None:
 def test_bad_images_are_refused(x: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         encrypt_images(x, Key.generate(4, 3))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_bytes_are_the_same_and_stay_there() -> None:
-    key = Key.generate(4, 3)
-    x = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
-    on_gpu = encrypt_images(x.cuda(), key)
-    assert on_gpu.is_cuda
-    assert torch.equal(on_gpu.cpu(), encrypt_images(x, key))
-    assert torch.equal(normalize(on_gpu).cpu(), normalize(on_gpu.cpu()))
