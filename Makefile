@@ -66,6 +66,7 @@ links: .venv/pages node_modules/.package-lock.json
 bench: .venv/test
 	$(PIP) install -c hashes.txt --group bench
 	$(BIN)/python -m mixerkey.experiments.speed
+	$(BIN)/python -m mixerkey.experiments.growth
 
 # SEED draws the variant of a class; grade with the one that you have handed out.
 assignments: .venv/test
