@@ -48,8 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         ...
     SystemExit: 0
     """
-    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows another
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it stays open
+        elif isinstance(stream, io.TextIOWrapper):  # a console that lacks a character shows another
             stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser("mixerkey", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -64,13 +67,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("mixerkey: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush has a reader
+        _give_up_stdout()
         return 141
     except ModuleNotFoundError as error:
         raise SystemExit(f"mixerkey: {error.name} is missing; pip install 'mixerkey[service]'") from error
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        _give_up_stdout()
         raise SystemExit(f"mixerkey: {_explained(error)}") from error
     return 0
+
+
+def _give_up_stdout() -> None:
+    """What cannot be printed is thrown away: else Python tries once more at the end, and changes the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explained(error: Exception) -> str:

@@ -141,12 +141,23 @@ def test_every_help_is_shown_on_every_console(environment: dict[str, str], tmp_p
     assert b"Traceback" not in ended.stderr
 
 
-def test_where_nothing_can_be_printed_it_is_one_line(third: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_where_nothing_can_be_printed_it_is_one_line(third: Path, unbuffered: str) -> None:
     command = [*MIXERKEY, "encrypt-model", "digits", "key.json", "b.safetensors"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:
-        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == ["mixerkey: [Errno 28] No space left on device"]
+
+
+def test_closed_streams_are_no_error(third: Path) -> None:
+    command = [*MIXERKEY, "encrypt-model", "digits", "key.json"]
+    for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
+        target = f"{len(closed)}.safetensors"
+        ended = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command, target], capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, ""), closed
+        assert Path(target).is_file()
 
 
 def stop_training(folder: Path, how: signal.Signals) -> tuple[int, str, str]:
