@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,9 +185,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _seed(text: str) -> int:
-    if not 0 <= (seed := int(text)) < 2**63:
-        raise argparse.ArgumentTypeError(f"a seed is 0 to 2^63 - 1, got {text[:40]}")
-    return seed
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"a seed is a number from 0 to 2^63 - 1, got {one_line(text, 40)}")
+    return int(text)
 
 
 @contextmanager

@@ -74,8 +74,8 @@ def replacing(path: str | Path, *, private: bool = False, exclusive: bool = Fals
             raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is no folder", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
-        if mode is not None and not private:
-            temporary.chmod(mode)
+        if private or mode is not None:  # whatever the umask says
+            temporary.chmod(0o600 if private or mode is None else mode)
         yield temporary
         _flush(temporary)
         if exclusive:
@@ -106,12 +106,23 @@ def _check_place(path: Path, exclusive: bool) -> int | None:
         raise OSError(errno.EINVAL, "it is no regular file; name another", str(path))
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected; nothing was written", str(path))
-    with suppress(PermissionError), path.open("rb") as stream:
-        if KEY_FILE.search(stream.read(2**22).replace(b"\0", b"")):  # also a key that was saved again as UTF-16
-            raise FileExistsError(
-                errno.EEXIST, "it is a key, and a key overwritten is a key lost; choose another name", str(path)
-            )
+    if _is_key(path):
+        raise FileExistsError(
+            errno.EEXIST, "it is a key, and a key overwritten is a key lost; choose another name", str(path)
+        )
     return None if path.is_symlink() else path.stat().st_mode & 0o777
+
+
+def _is_key(path: Path) -> bool:
+    """Whether a file says that it is a key: by its text, though it be damaged, or by its JSON, however written."""
+    content = b""
+    with suppress(PermissionError), path.open("rb") as stream:
+        content = stream.read(LARGEST_JSON)
+    if KEY_FILE.search(content[: 2**22].replace(b"\0", b"")):  # also a key that was saved again as UTF-16
+        return True
+    with suppress(ValueError):
+        return str(parse_json(content).get("format")).startswith("mixerkey ")
+    return False
 
 
 def _exists(path: Path) -> FileExistsError:
@@ -216,7 +227,8 @@ def load_tensors(
     """
     path = Path(path)
     if not path.is_file():  # nor a pipe, whose end might never come
-        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+        reason = "it is no regular file" if path.exists() else "there is no such file"
+        raise FileNotFoundError(errno.ENOENT, reason, str(path))
     with path.open("rb") as stream:
         before = os.fstat(stream.fileno())
         start = stream.read(8)
@@ -293,7 +305,7 @@ def parse_json(text: str | bytes, kind: type = dict) -> Any:
     ValueError: the field 'a' is there twice
     """
     try:
-        found = json.loads(text, object_pairs_hook=_fields, parse_constant=_no_number)
+        found = json.loads(text, object_pairs_hook=_fields, parse_constant=_no_number, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, kind):
@@ -317,6 +329,12 @@ def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
             raise ValueError(f"the field {name[:40]!r} is there twice")
         fields[name] = value
     return fields
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 4300:  # from there on Python refuses, in words about Python
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
 
 
 def _no_number(name: str) -> object:

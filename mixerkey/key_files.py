@@ -19,7 +19,7 @@ from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys, ScrambledK
 
 FORMAT_VERSION = 1
 KEY_ID = "[0-9a-f]{16}"
-LIMIT = 2**28  # bytes; no key is larger
+LIMIT = 2**30  # bytes; no key is larger
 LARGEST = 2**31  # no number in a key is larger
 KINDS: dict[str, Any] = {  # all that `mixerkey.keys` defines
     name: kind for name, kind in vars(keys).items() if isinstance(kind, type) and BlockKey in kind.__mro__[1:]
@@ -41,10 +41,12 @@ def save_key(key: BlockKey, path: str | Path, *, key_id: str | None = None) -> N
 
     Raises:
         FileExistsError: the file exists and holds something else: a key overwritten is a key lost.
-        ValueError: an id of another form.
+        ValueError: an id of another form, or a key that could not be loaded again.
     """
     _check_id(key_id)
     path, content = Path(path), encode(key, key_id)
+    if decode(content, path.name) != (key, key_id):
+        raise ValueError(f"what {path.name} would hold is another key; nothing was written")
     try:
         write_file(path, content, private=True, exclusive=True)
     except FileExistsError:
@@ -80,7 +82,9 @@ def load_key(
     ...     load_key(folder + "/key.safetensors") == key
     True
     """
-    return _load(Path(path), kind, patch_size=patch_size, channels=channels)[0]  # type: ignore[return-value]
+    path = Path(path)
+    key, _ = decode(_content(path), path.name, kind, patch_size=patch_size, channels=channels)
+    return key  # type: ignore[return-value]
 
 
 def load_key_and_id(path: str | Path) -> tuple[BlockKey, str | None]:
@@ -101,7 +105,7 @@ def load_key_and_id(path: str | Path) -> tuple[BlockKey, str | None]:
     True
     """
     path = Path(path)
-    key, key_id = _load(path, BlockKey)  # type: ignore[type-abstract]
+    key, key_id = decode(_content(path), path.name)
     beside = path.with_suffix(".id")
     if key_id is None and beside.is_file():
         with beside.open("rb") as stream:
@@ -153,11 +157,16 @@ def _checksum(document: dict, matrices: list[Tensor]) -> str:
     return hashlib.sha256(canonical + b"".join(T.numpy().tobytes() for T in matrices)).hexdigest()
 
 
-def _load(
-    path: Path, kind: type[BlockKey], *, patch_size: int | None = None, channels: int | None = None
+def decode(
+    content: bytes,
+    name: str,
+    kind: type[BlockKey] = BlockKey,
+    *,
+    patch_size: int | None = None,
+    channels: int | None = None,
 ) -> tuple[BlockKey, str | None]:
-    name = path.name
-    document, matrices = _read(path)
+    """The key and the id, or None, in the content of a key file; `name` is what messages call it."""
+    document, matrices = _parsed(content, name)
     found, key_id = document.get("format"), document.get("id")
     wanted = "key" if kind is BlockKey else kind.__name__
     if found not in [f"mixerkey {each}" for each, of in KINDS.items() if kind in (BlockKey, of)]:
@@ -165,7 +174,7 @@ def _load(
             f"; it holds a {found.removeprefix('mixerkey ')}" if isinstance(found, str) and found[9:] in KINDS else ""
         )
         raise KeyFileError(f"{name} is not a mixerkey {wanted} file{what}")
-    if document.get("version") != FORMAT_VERSION:
+    if document.get("version") != FORMAT_VERSION or not _whole(document["version"]):
         raise KeyFileError(
             f"{name} has format version {document.get('version')!r}, this mixerkey reads version {FORMAT_VERSION}; "
             "upgrade mixerkey"
@@ -185,11 +194,13 @@ def _load(
     return key, key_id
 
 
-def _read(path: Path) -> tuple[dict, list[Tensor]]:
-    """The JSON of a key file, with nothing in it but objects, lists, strings and whole numbers; and its matrices."""
-    name = path.name
+def _content(path: Path) -> bytes:
     with path.open("rb") as stream:
-        content = stream.read(LIMIT + 1)
+        return stream.read(LIMIT + 1)
+
+
+def _parsed(content: bytes, name: str) -> tuple[dict, list[Tensor]]:
+    """The JSON of a key file, with nothing in it but objects, lists, strings and whole numbers; and its matrices."""
     if len(content) > LIMIT:
         raise KeyFileError(f"{name} is larger than any key: is it another file?")
     matrices: list[Tensor] = []

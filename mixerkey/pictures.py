@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mixerkey.files import one_line, write_file
 
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
+ROUNDING = 2  # levels by which a conversion from sRGB to sRGB moves a colour
 
 
 def open_picture(source: str | Path | BinaryIO, channels: int, *, exact: bool = False) -> Image.Image:
@@ -41,8 +42,14 @@ def open_picture(source: str | Path | BinaryIO, channels: int, *, exact: bool = 
         raise ValueError(f"pictures have 1 or 3 channels, but {channels} are wanted")
     name = source if isinstance(source, str | Path) else "this file"
     try:
-        with Image.open(source) as image:
+        if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+            raise ValueError("it is no regular file")
+        Image.init()
+        formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Pillow would give to Ghostscript
+        with Image.open(source, formats=formats) as image:
             _check_depth(image)
+            if image.format == "PNG":
+                check_rows(cast(BinaryIO, image.fp))
             image.load()
             shown = _on_black(_in_srgb(ImageOps.exif_transpose(image)), exact)
         if exact and channels == 1 and shown.mode == "RGB" and len({band.tobytes() for band in shown.split()}) > 1:
@@ -76,6 +83,52 @@ def read_picture(
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def check_rows(stream: BinaryIO) -> None:
+    """Refuse a PNG whose compressed data end before its last row, which Pillow would fill with black.
+
+    Args:
+        stream: at any place, where it is left.
+
+    Raises:
+        ValueError: rows are missing.
+    """
+    place = stream.tell()
+    stream.seek(8)
+    inflate, found, needed = zlib.decompressobj(), 0, 0
+    try:
+        while len(head := stream.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            if kind == b"IHDR":
+                needed = _inflated(stream.read(length))
+            elif kind == b"IDAT":
+                data = stream.read(length)
+                while data and found < needed:
+                    found += len(inflate.decompress(data, 2**16))
+                    data = inflate.unconsumed_tail
+            else:
+                stream.seek(length, os.SEEK_CUR)
+            stream.seek(4, os.SEEK_CUR)
+    except (zlib.error, IndexError) as error:
+        raise ValueError("it is damaged; copy it again") from error
+    finally:
+        stream.seek(place)
+    if found < needed:
+        raise ValueError("its last rows are missing; copy it again")
+
+
+def _inflated(header: bytes) -> int:
+    """How many bytes the rows of a PNG have with this header, each with its filter's: PNG (3rd ed.), 7.2 and 8.1."""
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    bits = header[8] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(header[9], 1)
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    total = 0
+    for x, y, across, down in passes if header[12] else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        if columns > 0:
+            total += max(rows, 0) * (1 + -(-columns * bits // 8))
+    return total
+
+
 def _check_depth(image: Image.Image) -> None:
     deep = image.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     if deep:
@@ -87,13 +140,22 @@ def _check_depth(image: Image.Image) -> None:
 def _in_srgb(image: Image.Image) -> Image.Image:
     """The colours as a screen shows them, whatever profile they were recorded in."""
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK"):
+    if not profile:
+        return image
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    colours = image.convert(image.mode.removesuffix("A"))
+    if colours.mode not in ("L", "RGB", "CMYK"):
         return image
     recorded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if "sRGB" in ImageCms.getProfileDescription(recorded):
+    shown = ImageCms.profileToProfile(colours, recorded, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert shown is not None  # it is, in place only
+    changes = np.asarray(shown).astype(int) - np.asarray(colours.convert("RGB"))
+    if np.abs(changes).max() <= ROUNDING:  # sRGB, under whatever name: not a bit is touched
         return image
-    converted = ImageCms.profileToProfile(image, recorded, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    return converted or image
+    if "A" in image.getbands():
+        shown.putalpha(image.getchannel("A"))
+    return shown
 
 
 def _on_black(image: Image.Image, exact: bool) -> Image.Image:
@@ -120,6 +182,19 @@ def write_picture(image: Tensor, path: Path) -> None:
     write_file(path, stream.getvalue())
 
 
+def convert_picture(source: Path, target: Path, channels: int, cipher: Callable[[Tensor], Tensor]) -> None:
+    """Take a picture through a cipher to a PNG, unless it is there.
+
+    Raises:
+        ValueError: it can't be read, its pixels alone do not hold it, or another picture is at `target`.
+    """
+    image = cipher(read_picture(source, channels, exact=True))
+    if not target.exists():
+        write_picture(image, target)
+    elif not torch.equal(read_picture(target, channels, exact=True), image):
+        raise ValueError(f"{target} is another picture; choose another name, or remove it")
+
+
 def convert_folder(folder: Path, out: Path, channels: int, cipher: Callable[[Tensor], Tensor]) -> tuple[int, list[str]]:
     """Take each PNG below a folder through a cipher, one at a time, to the same place below another folder.
 
@@ -142,25 +217,22 @@ def convert_folder(folder: Path, out: Path, channels: int, cipher: Callable[[Ten
     """
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies within {folder}, which is read; choose a folder elsewhere")
-    names = sorted(
-        Path(parent, name).relative_to(folder)
-        for parent, _, found in os.walk(folder)
-        for name in found
-        if name.lower().endswith(".png")
-    )
-    if not names:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is no folder; name one for the pictures of {folder}")
+    done, names = 0, []
+    failed: list[str] = []
+    unread: list[OSError] = []
+    for parent, folders, found in os.walk(folder, onerror=unread.append):
+        names += [Path(parent, name) for name in found if name.lower().endswith(".png")]
+        links = [path for path in (Path(parent, name) for name in folders) if path.is_symlink()]
+        failed += [f"{one_line(path)} is a link to a folder, which is not followed; name that folder" for path in links]
+    failed += map(one_line, unread)
+    if not names and not failed:
         raise ValueError(f"there is no .png in {folder}")
-    failed = []
-    for name in tqdm(names, unit="image", disable=None):  # none where stderr is no terminal
+    for name in tqdm(sorted(names), unit="image", disable=None):  # none where stderr is no terminal
         try:
-            image = cipher(read_picture(folder / name, channels, exact=True))
-            found = None
-            with suppress(FileNotFoundError):
-                found = read_picture(out / name, channels, exact=True)
-            if found is None:
-                write_picture(image, out / name)
-            elif not torch.equal(found, image):
-                raise ValueError(f"{out / name} is another picture; choose another folder, or remove it")
+            convert_picture(name, out / name.relative_to(folder), channels, cipher)
+            done += 1
         except (OSError, ValueError) as error:
             failed.append(one_line(error))
-    return len(names) - len(failed), failed
+    return done, failed

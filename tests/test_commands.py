@@ -50,6 +50,8 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("encrypt-model key.json key.json m", "not a network that mixerkey saved"),
         ("encrypt-model cifar10 key.json m", "no layer that is a patch embedding with patch size 2"),
         ("encrypt-model digits key.json m --side 7", "divisible by 2"),
+        ("encrypt-model digits key.json m --side 0", "of positive size"),
+        ("encrypt-model digits key.json m --classes a,a,a,a,a,a,a,a,a,a", "classes need different names"),
         ("encrypt-model digits key.json m --side 100000", "at most 1024 pixels a side"),
         ("encrypt-model digits key.json m --side -2", "of positive size"),
         ("encrypt-model digits key.json m --classes a,b", "its card says (2, 1, 2)"),
@@ -60,6 +62,10 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("serve a.safetensors --batch 0", "limits must be positive and finite"),
         ("serve a.safetensors --timeout nan", "limits must be positive and finite"),
         ("serve a.safetensors --timeout inf", "limits must be positive and finite"),
+        ("serve a.safetensors --timeout 1e308", "a request may take a day"),
+        ("serve a.safetensors --prefix /v1", "begins like a path of the provider's own"),
+        ("serve a.safetensors --name a.b:80", "without a port"),
+        ("classify --key key.json --url http://x/?a=b", "no address of a provider"),
         ("serve a.safetensors --prefix mixerkey", "a prefix is a path such as /mixerkey, got 'mixerkey'"),
         ("serve a.safetensors --prefix //", "a prefix is a path such as /mixerkey, got '//'"),
         ("serve a.safetensors --prefix /a?b", "a prefix is a path such as /mixerkey, got '/a?b'"),
@@ -93,6 +99,7 @@ def test_a_wrong_value_gets_one_line_and_writes_nothing(
         "train other --out runs",
         "train digits",
         "train digits --out runs --seed one",
+        "train digits --out runs --seed 1_0",
         "train digits --out runs --seed -1",
         "train digits --out runs --seed 99999999999999999999",
         "keygen key.json",
@@ -106,6 +113,20 @@ def test_a_wrong_command_is_a_2_and_shows_the_usage(command: str, capsys: pytest
         main(command.split())
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("usage: mixerkey")
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_a_file_needs_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["keygen", name, "--patch-size", "2", "--channels", "1"])
+    assert stop.value.code == 2
+    assert "a file needs a name" in capsys.readouterr().err
+
+
+def test_a_token_that_is_set_and_empty_protects_nothing(third: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXERKEY_TOKEN", "")
+    with pytest.raises(SystemExit, match="MIXERKEY_TOKEN is set, and empty"):
+        main(["serve", "a.safetensors"])
 
 
 HELP = f"""

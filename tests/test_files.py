@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from mixerkey import Key
 from mixerkey.files import parse_json, read_json, replacing, save_tensors, write_file, write_json
+from mixerkey.key_files import load_key
 from mixerkey.keys import MatrixKey
 
 
@@ -123,6 +124,20 @@ def a_key_saved_again(folder: Path) -> Path:
     return path
 
 
+def a_key_written_in_escapes(folder: Path) -> Path:
+    path = a_key(folder)
+    path.write_text(path.read_text().replace("mixerkey Key", "mixerkey\\u0020Key"))
+    load_key(path)
+    return path
+
+
+def a_key_behind_white_space(folder: Path) -> Path:
+    path = a_key(folder)
+    path.write_text(" " * 2**22 + path.read_text())
+    load_key(path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("place", "exclusive", "problem"),
     [
@@ -144,6 +159,8 @@ def a_key_saved_again(folder: Path) -> Path:
         (a_key, True, "exists already"),
         (a_key_of_matrices, False, "a key overwritten is a key lost"),
         (a_key_saved_again, False, "a key overwritten is a key lost"),
+        (a_key_written_in_escapes, False, "a key overwritten is a key lost"),
+        (a_key_behind_white_space, False, "a key overwritten is a key lost"),
         (lambda _: Path(), False, "it is a folder"),
         (lambda _: Path("a\0b"), False, "null"),
     ],
@@ -165,8 +182,10 @@ def test_where_a_file_may_be_written_and_where_not(
 
 
 def test_modes(tmp_path: Path) -> None:
-    old = os.umask(0o027)
+    old = os.umask(0o777)
     try:
+        write_file(tmp_path / "own", b"", private=True)
+        os.umask(0o027)
         write_file(tmp_path / "public", b"")
         write_file(tmp_path / "private", b"", private=True)
         write_file(tmp_path / "kept", b"")
@@ -177,6 +196,7 @@ def test_modes(tmp_path: Path) -> None:
     with replacing(tmp_path / "secret", private=True) as temporary:
         assert mode(temporary) == 0o600
     modes = {path.name: oct(mode(path)) for path in tmp_path.iterdir()}
+    assert modes.pop("own") == "0o600"  # though the umask takes everything from everybody
     assert modes == {"public": "0o640", "private": "0o600", "kept": "0o604", "secret": "0o600"}
 
 

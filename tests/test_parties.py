@@ -539,6 +539,8 @@ def test_an_answer_that_is_no_number_is_a_500(models: Models, monkeypatch: pytes
         ("127.0.0.1.evil.example", 421),
         ("", 421),
         ("[::1", 421),
+        ("evil.example@127.0.0.1", 421),
+        ("[::ffff:127.0.0.1%25evil]", 421),
         ("*", 421),
     ],
 )

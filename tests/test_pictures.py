@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image, ImageCms
 from mixerkey import Key, encrypt_images
 from mixerkey.__main__ import main
 from mixerkey.keys import BlockOrder
-from mixerkey.pictures import read_picture, write_picture
+from mixerkey.pictures import convert_folder, read_picture, write_picture
 
 QUARTERS = torch.tensor([[10, 80], [160, 250]], dtype=torch.uint8)  # of 16 × 16 pixels each: no two alike
 PLAIN = QUARTERS.repeat_interleave(16, 0).repeat_interleave(16, 1)[None]  # (1, 32, 32)
@@ -57,12 +58,24 @@ def test_pictures_are_read_upright(tmp_path: Path, orientation: int, suffix: str
 def deep_png(path: Path) -> Path:
     """16 bits a channel in colours, which Pillow would cut to 8 without a word."""
 
+    return png(path, (b"\0" + bytes(range(12))) * 2, side=2, depth=16, colour=2)
+
+
+def png(path: Path, rows: bytes, side: int = 4, depth: int = 8, colour: int = 0, interlace: int = 0) -> Path:
+    """A PNG with these rows, each behind its filter's number."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    pixels = zlib.compress((b"\0" + bytes(range(12))) * 2)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, interlace))
+    rows = zlib.compress(rows)
+    data = chunk(b"IDAT", rows[:5]) + chunk(b"IDAT", rows[5:])
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+    return path
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
     return path
 
 
@@ -78,6 +91,13 @@ def content(data: bytes) -> Any:
         return path
 
     return write
+
+
+def spoil(path: Path) -> Path:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 5] ^= 255
+    path.write_bytes(data)
+    return path
 
 
 def half(path: Path) -> Path:
@@ -103,7 +123,12 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     "several frames": (animation, "several frames", False),
     "no picture": (content(b"hello"), "it is damaged, or no picture", False),
     "nothing": (content(b""), "it is damaged, or no picture", False),
-    "half a picture": (half, "truncated|cut short|broken", False),
+    "half a picture": (half, "rows are missing", False),
+    "half of the rows": (lambda path: png(path, b"\0abcd" * 2), "rows are missing", False),
+    "half of the rows, interlaced": (lambda path: png(path, b"\0a" * 5, interlace=1), "rows are missing", False),
+    "damaged data": (lambda path: spoil(png(path, b"\0abcd" * 4)), "damaged", False),
+    "a program": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"), "damaged, or no picture", False),
+    "a pipe": (pipe, "no regular file", False),
     "too many pixels": (lambda path: save(Image.new("1", (20_000, 20_000)), path), "decompression bomb", False),
     "transparent": (see_through, "transparent in places", True),
     "transparent grey": (lambda path: see_through(path, "LA"), "transparent in places", True),
@@ -144,6 +169,29 @@ def test_colours_of_another_profile_are_those_of_the_screen(tmp_path: Path) -> N
     red = Image.new("RGB", (4, 4), (200, 50, 50))
     same = save(red, tmp_path / "a.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     assert read_picture(same, 3)[:, 0, 0].tolist() == [200, 50, 50]
+    # The profile of a screen whose red is blue, which calls itself sRGB.
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red_at, blue_at = (int.from_bytes(profile[(i := profile.index(tag)) + 4 : i + 8]) for tag in (b"rXYZ", b"bXYZ"))
+    was_red, was_blue = profile[red_at : red_at + 20], profile[blue_at : blue_at + 20]
+    profile[red_at : red_at + 20], profile[blue_at : blue_at + 20] = was_blue, was_red
+    for mode in ("RGB", "RGBA", "P"):
+        path = save(red.convert(mode), tmp_path / f"{mode}.png", icc_profile=bytes(profile))
+        r, _, b = read_picture(path, 3, exact=True)[:, 0, 0].tolist()
+        assert (r < 100, b > 150) == (True, True), mode
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("side", [1, 5, 8, 9])
+def test_every_whole_png_has_its_rows(tmp_path: Path, mode: str, side: int) -> None:
+    opaque = Image.new("RGBA", (side, side), (200, 200, 200, 255)).convert(mode)
+    assert read_picture(save(opaque, tmp_path / "a.png"), 1, exact=True).shape == (1, side, side)
+
+
+def test_an_interlaced_png_has_its_rows_in_seven_passes(tmp_path: Path) -> None:
+    # Of 4 x 4 pixels: one, none, none, one, two, four, and eight.
+    rows = b"\0\1" + b"\0\2" + b"\0\3\4" + b"\0\5\6" * 2 + b"\0\7\7\7\7" * 2
+    found = read_picture(png(tmp_path / "a.png", rows, interlace=1), 1)
+    assert found[0].tolist() == [[1, 5, 2, 6], [7, 7, 7, 7], [3, 5, 4, 6], [7, 7, 7, 7]]
 
 
 def pictures(folder: Path, count: int = 5) -> list[Path]:
@@ -202,6 +250,47 @@ def test_a_folder_goes_on_where_it_was_stopped_and_takes_nothing_else_for_its_ow
     Path("empty").mkdir()
     with pytest.raises(SystemExit, match=r"there is no \.png in empty"):
         main(["encrypt", "empty", "out", "--key", "key.json"])
+
+
+def test_what_a_folder_has_and_is_not_encrypted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    KEYS["Key"].save("key.json")
+    pictures(Path("in"), 3)
+    Path("in", "elsewhere").symlink_to("deeper")
+    Path("in", "locked").mkdir()
+    pipe(Path("in", "pipe.png"))
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(SystemExit, match=r"^mixerkey: 3 are not, the first because "):
+        main(["encrypt", "in", "out", "--key", "key.json"])
+    assert "3 pictures are in out" in capsys.readouterr().out
+    done, failed = convert_folder(Path("in"), Path("out2"), 1, lambda image: image)
+    assert done == 3
+    for words in ("in/elsewhere is a link to a folder", "in/locked", "in/pipe.png can't be read as a picture"):
+        assert any(words in line for line in failed), words
+
+
+def test_one_picture_does_not_take_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    KEYS["Key"].save("key.json")
+    (path, other, *_) = pictures(Path("in"))
+    before = other.read_bytes()
+    with pytest.raises(SystemExit, match="is another picture; choose another name, or remove it"):
+        main(["encrypt", str(path), str(other), "--key", "key.json"])
+    assert other.read_bytes() == before
+    for _ in range(2):  # once more is no error
+        assert main(["encrypt", str(path), "new.png", "--key", "key.json"]) == 0
+    Path("file").write_text("")
+    with pytest.raises(SystemExit, match="file is no folder"):
+        main(["encrypt", "in", "file", "--key", "key.json"])
 
 
 def test_decrypt_refuses_what_has_lost_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,8 @@ class Client:
         self.provider = f"{address.host}:{address.port}" if address.port else address.host  # without a password
         headers = {"Accept-Encoding": "identity"}
         if token is not None:
+            if address.userinfo:
+                raise ValueError("the address has a password, which would replace the token; leave one of them out")
             headers["Authorization"] = f"Bearer {check_token(token)}"
         transport = transport or _transport(address)
         self._http = httpx.Client(
@@ -200,7 +202,7 @@ def _address(url: str) -> httpx.URL:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ValueError(f"{one_line(url)} is no address: {error}; expected such as http://127.0.0.1:8000") from error
-    if address.scheme not in ("http", "https") or not address.host:
+    if address.scheme not in ("http", "https") or not address.host or address.query or address.fragment:
         raise ValueError(f"{one_line(url)} is no address of a provider; expected such as http://127.0.0.1:8000")
     return address
 

@@ -30,14 +30,23 @@ from mixerkey.parties.trainer import (
     save_encrypted,
     save_key,
 )
-from mixerkey.pictures import convert_folder, read_picture, write_picture
+from mixerkey.pictures import convert_folder, convert_picture, read_picture
 
 SIDES = {"digits": 8, "cifar10": 32}
 CLASSES = {"digits": tuple("0123456789"), "cifar10": CIFAR10_CLASSES}
 TOKEN = "MIXERKEY_TOKEN"
 LARGEST_BLOCK = 2**20  # values, of the keys that are drawn here; vision transformers have at most some thousands
-FILE: dict[str, Any] = {"type": Path}
-NEEDED: dict[str, Any] = {"type": Path, "required": True}
+
+
+def named(text: str) -> Path:
+    """A path from the command line, which must say something."""
+    if not text.strip("\0") or "\0" in text:
+        raise argparse.ArgumentTypeError("a file needs a name")
+    return Path(text)
+
+
+FILE: dict[str, Any] = {"type": named}
+NEEDED: dict[str, Any] = {"type": named, "required": True}
 URL = "http://127.0.0.1:8000"
 COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each does, an example, its arguments
     "keygen": (
@@ -149,11 +158,12 @@ def _encrypt_model(options: argparse.Namespace) -> None:
     model, metadata = (load_pretrained(options.model), {}) if named else load_with_metadata(options.model)
     if "card" in metadata:
         raise ValueError(f"{options.model} is encrypted already; mixerkey rotate takes it to another key")
-    side = options.side or SIDES.get(options.model)
+    side = SIDES.get(options.model) if options.side is None else options.side
     if side is None:
         raise ValueError("say how large the images are: --side 32")
     count = model.sizes["num_classes"]
-    classes = options.classes.split(",") if options.classes else CLASSES.get(options.model, map(str, range(count)))
+    usual = CLASSES.get(options.model, map(str, range(count)))
+    classes = usual if options.classes is None else options.classes.split(",")
     card = ModelCard(key_id, key.patch_size, key.channels, side, side, tuple(classes))
     locked = encrypt_model(model, moving(key), image_size=(side, side))
     save_encrypted(locked, card, options.out)
@@ -192,7 +202,7 @@ def _convert(options: argparse.Namespace, cipher: Callable[[Tensor, BlockKey], T
         return
     if cipher is decrypt_images and options.image.suffix.lower() != ".png":
         raise ValueError(f"{options.image} is no .png, as encrypt writes it: other formats lose pixels")
-    write_picture(cipher(read_picture(options.image, key.channels, exact=True), key), options.out)
+    convert_picture(options.image, options.out, key.channels, lambda image: cipher(image, key))
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -234,7 +244,9 @@ def _token(options: argparse.Namespace) -> str | None:
 
     if options.token_file is None:
         given = os.environ.get(TOKEN)
-        return check_token(given) if given else None
+        if given == "":  # such as a variable of a container that nobody has set
+            raise ValueError(f"{TOKEN} is set, and empty; give it a token, or unset it")
+        return None if given is None else check_token(given)
     try:
         with options.token_file.open("rb") as stream:
             return check_token(stream.read(10_000).decode("utf-8-sig", "replace"))

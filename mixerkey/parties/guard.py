@@ -90,6 +90,8 @@ def known(host: str, names: set[str]) -> bool:
     >>> [known(host, {"localhost"}) for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "evil.example", "")]
     [True, True, True, False, False]
     """
+    if not host or "@" in host or "%" in host:  # a user and a zone belong into no Host header
+        return False
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

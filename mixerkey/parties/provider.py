@@ -39,8 +39,9 @@ from mixerkey.evaluation import predict
 from mixerkey.files import one_line
 from mixerkey.parties.batching import Batcher, QueueFull
 from mixerkey.parties.client import check_token
-from mixerkey.parties.guard import Gate, JSONLines, Protocol, log
+from mixerkey.parties.guard import Gate, JSONLines, Protocol, known, log
 from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
+from mixerkey.pictures import check_rows
 
 PNG, RAW = "image/png", "application/octet-stream"
 PAGE = Path(str(files("mixerkey") / "parties" / "page"))
@@ -49,6 +50,8 @@ FILES = {
     "/docs": PAGE / "docs.html",
     "/page/palette.css": Path(str(files("mixerkey") / "palette.css")),
 }
+HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+DAY = 24 * 60 * 60  # seconds
 PASS = 2**22  # pixel values that go through a network at a time
 PROBLEMS = {
     400: "several models are served, and no Key-Id says which; or the request is no HTTP",
@@ -74,7 +77,7 @@ class Limits:
         memory: the most bytes of bodies at a time; beyond it the answer is 503, and for one body 413.
 
     Raises:
-        ValueError: a limit that is not positive, or infinite.
+        ValueError: a limit that is not positive, or infinite; more than a day for a request.
 
     >>> Limits(seconds=0)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -91,6 +94,8 @@ class Limits:
     def __post_init__(self) -> None:
         if not all(0 < value < inf for value in asdict(self).values()):
             raise ValueError(f"limits must be positive and finite, got {self}")
+        if self.seconds > DAY:
+            raise ValueError(f"a request may take a day, {DAY:,} seconds, at most; got {self.seconds:g}")
 
 
 @dataclass(frozen=True)
@@ -268,7 +273,8 @@ def create_app(
         prefix: the path under which a proxy shows it, whether the proxy takes it off or not.
 
     Raises:
-        ValueError: a batch that is larger than the queue, a token that no header can hold, or a prefix that is no path.
+        ValueError: a batch that is larger than the queue, a token that no header can hold, a prefix that is no path or
+            begins like the provider's own, or a name that is none.
 
     >>> import tempfile
     >>> from starlette.testclient import TestClient
@@ -284,6 +290,11 @@ def create_app(
     """
     if not re.fullmatch(r"(/[\w.~-]+)*/?", prefix, re.ASCII):
         raise ValueError(f"a prefix is a path such as /mixerkey, got {prefix!r}")
+    if prefix.split("/")[1:2] in (["docs"], ["health"], ["openapi.json"], ["page"], ["v1"]):
+        raise ValueError(f"the prefix {prefix!r} begins like a path of the provider's own; choose another")
+    for name in (names := list(names)):
+        if not (HOST.fullmatch(name) or known(name, set())):
+            raise ValueError(f"a name is a host's, without a port, such as models.example; got {name!r}")
     service = Service(models, limits or Limits())
     guard = [] if token is None else [Depends(wants(check_token(token)))]
     app = FastAPI(
@@ -409,6 +420,7 @@ def decode_png(body: bytes | bytearray, count: int, card: ModelCard) -> Tensor:
                     f"the PNG has {image.width} x {image.height} pixels in mode {image.mode}, "
                     f"expected {card.width} x {card.height} in mode {mode}",
                 )
+            check_rows(io.BytesIO(body))
             pixels = np.array(image)  # (H, W) or (H, W, C)
     except HTTPException:
         raise
@@ -506,7 +518,8 @@ def serve(
 
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
-        fields = {"url": f"http://{address}:{bound}{prefix}", "pid": os.getpid(), **asdict(limits)}
+        fields = {"url": f"http://{address}:{bound}{prefix}", "pid": os.getpid(), "token": token is not None}
+        fields |= asdict(limits)
         log.info("listening", extra={"fields": fields})
         if token is None and not ip_address(where).is_loopback:
             log.warning("everyone who reaches this address may ask: set a token")
@@ -518,7 +531,7 @@ def serve(
 def own_names() -> list[str]:
     """What this computer is called on its network."""
     name = socket.gethostname().lower()
-    return [name, f"{name.partition('.')[0]}.local"]
+    return list(filter(HOST.fullmatch, [name, f"{name.partition('.')[0]}.local"]))
 
 
 def write_log() -> None:

@@ -39,7 +39,7 @@ class ModelCard:
 
     Raises:
         ValueError: a key id of another form, a size below 1, above 1,024 or not divisible by M, no classes, or a class
-            without a printable name.
+            without a printable name of its own.
 
     >>> ModelCard("00d1f2e3a4b5c6d7", 2, 1, 8, 8, ("even", "odd")).shape
     (1, 8, 8)
@@ -64,6 +64,8 @@ class ModelCard:
             raise ValueError("need at least one class")
         if not all(isinstance(name, str) and name and name.isprintable() for name in self.classes):
             raise ValueError("a class needs a name that can be printed on one line")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes need different names, got {', '.join(self.classes)[:200]}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
