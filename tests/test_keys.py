@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SHAPES, keys, signed_permutations
 
-from mixerkey import Key, SignedPermutation
+from mixerkey import Key, SignedPermutation, key_files
 from mixerkey.key_files import KeyFileError
 
 
@@ -324,3 +324,10 @@ def test_another_block_shape_is_refused_when_one_is_expected(tmp_path: Path) -> 
         Key.load(tmp_path / "key.json", channels=3)
     with pytest.raises(FileNotFoundError):
         Key.load(tmp_path / "missing.json")
+
+
+def test_a_key_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_files, "LIMIT", 100)
+    with pytest.raises(KeyFileError, match="larger than any key"):
+        Key.generate(2, 1).save(tmp_path / "key.json")
+    assert list(tmp_path.iterdir()) == []

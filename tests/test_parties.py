@@ -366,11 +366,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def bomb(side: int, *extra: bytes) -> bytes:
-    """A PNG of side × side grey pixels, all black, which is small as a file; and other chunks before them."""
+def bomb(side: int, *extra: bytes, rows: int | None = None) -> bytes:
+    """A PNG of side × side grey pixels, all black, small as a file; other chunks before them; or fewer rows."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     squeezed = zlib.compressobj(9)
-    pixels = b"".join(squeezed.compress(bytes(side + 1)) for _ in range(side)) + squeezed.flush()
+    pixels = (
+        b"".join(squeezed.compress(bytes(side + 1)) for _ in range(side if rows is None else rows)) + squeezed.flush()
+    )
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
@@ -383,6 +385,7 @@ ABUSE: dict[str, tuple[bytes, dict[str, str], str, int, str]] = {
     "not a PNG": (b"hello", PNG_TYPE, "", 422, "not a complete PNG"),
     "no body": (b"", PNG_TYPE, "", 422, "not a complete PNG"),
     "half a PNG": (GOOD[: len(GOOD) // 2], PNG_TYPE, "", 422, "not a complete PNG"),
+    "PNG with three of eight rows": (bomb(8, rows=3), PNG_TYPE, "", 422, "not a complete PNG"),
     "PNG with a damaged byte": (GOOD[:45] + b"\xff" + GOOD[46:], PNG_TYPE, "", 422, "not a complete PNG"),
     "JPEG": (picture("L", format="JPEG"), PNG_TYPE, "", 422, "not a complete PNG"),
     "wrong size": (picture("L", (16, 8)), PNG_TYPE, "", 422, "expected 8 x 8"),
@@ -1203,6 +1206,11 @@ def test_without_the_extra_the_commands_say_what_to_install(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(SystemExit, match=r"fastapi is missing; pip install 'mixerkey\[service\]'"):
         main(["serve", str(tmp_path)])
+
+
+def test_a_password_in_the_address_does_not_take_the_place_of_the_token() -> None:
+    with pytest.raises(ValueError, match="would replace the token"):
+        Client("http://user:word@provider.example", KEY, token="secret")
 
 
 def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
