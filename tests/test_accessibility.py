@@ -21,9 +21,13 @@ PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 CHAPTER = "book/convmixer.html"
 
-# For axe's speed, two things less on the page. What the eye sees of a formula is thousands of elements that screen
+# For axe's speed, some things less on the page. What the eye sees of a formula is thousands of elements that screen
 # readers pass over: they read the MathML. Code has a span for each word: one of each colour in each place is enough.
+# Of what the reference and the index say in one form of a hundred names, some are enough.
 LEAN = """() => {
+    for (const many of ["dl.py.function", "dl.py.class", "dl.py.method", "dl.py.property", "dl.py.attribute"])
+        [...document.querySelectorAll(many)].slice(10).forEach((entry) => entry.remove());
+    [...document.querySelectorAll(".genindextable li, .indextable tr")].slice(50).forEach((entry) => entry.remove());
     document.querySelectorAll(".katex-html").forEach((drawn) => drawn.remove());
     const seen = new Set();
     for (const span of document.querySelectorAll("pre span, dt.sig span")) {
