@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, permutations
 from math import comb, factorial, inf, log2
+from operator import index
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -57,7 +58,8 @@ class BlockKey(ABC):
 
     def _set(self, patch_size: int, channels: int, secret: Any) -> None:
         block_size(patch_size, channels)
-        for name, value in (("patch_size", patch_size), ("channels", channels), ("_secret", secret)):
+        sizes = (("patch_size", index(patch_size)), ("channels", index(channels)))
+        for name, value in (*sizes, ("_secret", secret)):
             object.__setattr__(self, name, value)
 
     @property
@@ -415,6 +417,7 @@ class MatrixKey(BlockKey):
         channels: C.
 
     Raises:
+        TypeError: a complex matrix.
         ValueError: another shape, an entry that is not finite, or a matrix that is singular in float64.
 
     >>> key = MatrixKey(torch.tensor([[2.0]]), patch_size=1, channels=1)
@@ -427,7 +430,10 @@ class MatrixKey(BlockKey):
 
     def __init__(self, matrix: Tensor, patch_size: int, channels: int) -> None:
         size = block_size(patch_size, channels)
-        T = torch.as_tensor(matrix).detach().to("cpu", torch.float64, copy=True).contiguous()
+        T = torch.as_tensor(matrix)
+        if T.is_complex():
+            raise TypeError(f"T must be real, got {T.dtype}")
+        T = T.detach().to("cpu", torch.float64, copy=True).contiguous()
         if tuple(T.shape) != (size, size):
             raise ValueError(f"T must be {size} x {size} for M = {patch_size} and C = {channels}, got {tuple(T.shape)}")
         if not T.isfinite().all():
@@ -565,11 +571,13 @@ class PatchKeys(BlockKey):
     @classmethod
     def generate(cls, patch_size: int, channels: int, grid: tuple[int, int]) -> PatchKeys:
         """The paper's keys, one for each place, from the operating system's entropy."""
+        grid = _grid(grid)
         return cls((Key.generate(patch_size, channels) for _ in range(grid[0] * grid[1])), grid)
 
     @classmethod
     def from_seed(cls, seed: int, patch_size: int, channels: int, grid: tuple[int, int]) -> PatchKeys:
         """Reproducible ones: of place n, ``Key.from_seed(seed * h * w + n)``."""
+        seed, grid = integer(seed, "the seed"), _grid(grid)
         count = grid[0] * grid[1]
         return cls((Key.from_seed(seed * count + n, patch_size, channels) for n in range(count)), grid)
 
@@ -636,13 +644,14 @@ class BlockOrder(BlockKey):
     @classmethod
     def generate(cls, patch_size: int, channels: int, grid: tuple[int, int]) -> BlockOrder:
         """An order from the operating system's entropy, each of the (h w)! equally likely."""
-        return cls(_shuffled(list(range(grid[0] * grid[1])), secrets.randbelow), patch_size, channels, grid)
+        h, w = _grid(grid)
+        return cls(_shuffled(list(range(h * w)), secrets.randbelow), patch_size, channels, (h, w))
 
     @classmethod
     def from_seed(cls, seed: int, patch_size: int, channels: int, grid: tuple[int, int]) -> BlockOrder:
         """A reproducible order, independent of `Key.from_seed` with the same seed."""
-        below = _randbelow(_label("K3", seed))
-        return cls(_shuffled(list(range(grid[0] * grid[1])), below), patch_size, channels, grid)
+        h, w = _grid(grid)
+        return cls(_shuffled(list(range(h * w)), _randbelow(_label("K3", seed))), patch_size, channels, (h, w))
 
 
 class ScrambledKey(BlockKey):
@@ -740,7 +749,7 @@ class KeySchedule:
             raise ValueError(
                 f"the secret must have at least 16 bytes, got {len(secret)}; KeySchedule.generate draws one"
             )
-        self._secret, self.patch_size, self.channels = bytes(secret), patch_size, channels
+        self._secret, self.patch_size, self.channels = bytes(secret), index(patch_size), index(channels)
 
     @classmethod
     def generate(cls, patch_size: int, channels: int) -> KeySchedule:
@@ -749,6 +758,7 @@ class KeySchedule:
 
     def __getitem__(self, number: int) -> Key:
         """The key of image `number`, 0 or larger."""
+        number = integer(number, "the number of an image")
         if number < 0:
             raise ValueError(f"the number of an image must not be negative, got {number}")
         info = f"mixerkey Key {self.patch_size} {self.channels} {number}".encode()
@@ -766,15 +776,32 @@ class KeySchedule:
         raise TypeError("keys are never pickled; keep the secret instead")
 
 
+def integer(value: Any, name: str) -> int:
+    """A whole number of any integer type as an int, so that equal numbers make equal keys.
+
+    Raises:
+        TypeError: no integer; 7.0 is none.
+
+    >>> integer(np.int64(7), "the seed")
+    7
+    """
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+
+
 def block_size(patch_size: int, channels: int) -> int:
     """p_b = M² C, the number of pixels in a block.
 
     Raises:
+        TypeError: a size that is no integer.
         ValueError: a size below 1.
 
     >>> block_size(4, 3)
     48
     """
+    patch_size, channels = integer(patch_size, "patch_size"), integer(channels, "channels")
     if patch_size < 1 or channels < 1:
         raise ValueError(f"patch_size and channels must be at least 1, got {patch_size} and {channels}")
     return patch_size**2 * channels
@@ -826,16 +853,21 @@ def _within(a: BlockKey, b: BlockKey) -> BlockKey:
 
 
 def _permutation(values: Sequence[Any], name: str) -> tuple[int, ...]:
-    if sorted(values) != list(range(len(values))):
-        raise ValueError(f"{name} must hold each of 0..{len(values) - 1} once; an index is repeated or out of range")
-    return tuple(int(value) for value in values)
+    numbers = tuple(integer(value, f"each entry of {name}") for value in values)
+    if sorted(numbers) != list(range(len(numbers))):
+        raise ValueError(f"{name} must hold each of 0..{len(numbers) - 1} once; an index is repeated or out of range")
+    return numbers
 
 
 def _grid(grid: tuple[int, int]) -> tuple[int, int]:
-    h, w = grid
+    try:
+        down, across = grid
+    except (TypeError, ValueError):
+        raise TypeError(f"a grid is (h, w), blocks down and across; got {grid!r}") from None
+    h, w = integer(down, "the grid's h"), integer(across, "the grid's w")
     if h < 1 or w < 1:
         raise ValueError(f"a grid needs at least one place down and across, got {h} x {w}")
-    return int(h), int(w)
+    return h, w
 
 
 def _same_grid(*grids: tuple[int, int]) -> None:
@@ -859,6 +891,7 @@ def _shuffled(items: list[int], below: Below) -> list[int]:
 
 
 def _label(name: str, seed: int) -> str:
+    seed = integer(seed, "the seed")
     if seed < 0:
         raise ValueError(f"the seed must not be negative, got {seed}")
     return f"mixerkey {name} {seed}"

@@ -309,7 +309,7 @@ def test_inverse_keys_decrypt_and_others_do_not(digits: tuple[Tensor, Tensor]) -
             TypeError,
             "mixed",
         ),
-        (lambda: encrypt_model(ConvMixer(8, 1), keys_for(2)), ValueError, "one key"),  # type: ignore[arg-type]
+        (lambda: encrypt_model(ConvMixer(8, 1), keys_for(2)), TypeError, "one key"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_key_is_refused(make: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -10,8 +10,11 @@ import os
 import pickle
 import stat
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +22,8 @@ from hypothesis import strategies as st
 from strategies import SHAPES, keys, signed_permutations
 
 from mixerkey import Key, SignedPermutation, key_files
-from mixerkey.key_files import KeyFileError
+from mixerkey.key_files import KeyFileError, load_key, save_key
+from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys
 
 
 @given(keys())
@@ -195,6 +199,56 @@ def test_a_bad_key_is_refused(v: list[int], r: list[int], message: str) -> None:
 def test_a_bad_shape_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         Key.generate(*shape)
+
+
+INTEGERS: dict[str, Callable[[Any], object]] = {
+    "the seed": lambda n: Key.from_seed(n, 2, 1),
+    "the seed of a matrix": lambda n: MatrixKey.orthogonal(1, 3, seed=n),
+    "the seed of an order": lambda n: BlockOrder.from_seed(n, 2, 1, (2, 2)),
+    "the seed of keys": lambda n: PatchKeys.from_seed(n, 2, 1, (2, 2)),
+    "the number of an image": lambda n: KeySchedule(bytes(32), 2, 1)[n],
+    "patch_size": lambda n: SignedPermutation.identity(n, 1),
+    "patch_size of a schedule": lambda n: KeySchedule(bytes(32), n, 1)[0],
+    "channels": lambda n: SignedPermutation.identity(1, n),
+    "each entry of permutation": lambda n: SignedPermutation([0, n], [0, 0], 1, 2),
+    "each entry of order": lambda n: BlockOrder([0, n], 1, 1, (1, 2)),
+    "the grid's h": lambda n: BlockOrder.from_seed(0, 2, 1, (n, 2)),
+    "the grid's w": lambda n: PatchKeys.from_seed(0, 2, 1, (2, n)),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_equal_integers_make_equal_keys_and_what_is_none_is_named(name: str) -> None:
+    make = INTEGERS[name]
+    for one in (np.int64(1), np.uint8(1), torch.tensor(1), True):
+        assert make(one) == make(1)
+    for wrong in (1.0, "1", np.float64(1), torch.tensor(1.0), [1]):
+        with pytest.raises(
+            TypeError, match=rf"{name.split(' of ')[0]}.* must be an integer, got {type(wrong).__name__}"
+        ):
+            make(wrong)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: Key([1, 0, 2, 3], [1, 1, 0, 0], n, 1), lambda n: PatchKeys.generate(n, 1, (1, n))]
+)
+def test_numpy_integers_make_keys_that_can_be_kept(make: Callable[[Any], BlockKey], tmp_path: Path) -> None:
+    key = make(np.int64(2))
+    save_key(key, tmp_path / "key.json")
+    assert load_key(tmp_path / "key.json") == key
+
+
+@pytest.mark.parametrize("grid", [2, (2,), (2, 2, 2), None])
+def test_a_grid_has_two_sides(grid: Any) -> None:
+    for make in (BlockOrder.generate, PatchKeys.generate):
+        with pytest.raises(TypeError, match="a grid is \\(h, w\\), blocks down and across"):
+            make(2, 1, grid)
+
+
+def test_a_complex_matrix_is_refused() -> None:
+    for T in (torch.eye(4) * 1j, [[1j, 0], [0, 1]]):
+        with pytest.raises(TypeError, match="T must be real"):
+            MatrixKey(T, 2, 1)  # type: ignore[arg-type]
 
 
 def test_frozen_hashable_and_equal_by_content() -> None:
