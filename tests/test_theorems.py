@@ -136,3 +136,18 @@ def test_the_same_steps_in_the_place_of_encrypted_images() -> None:
     z = perturbed(encrypt_model(model, key), network_input(x, key, torch.float64), labels, radius=0.05)
     y = perturbed(model, normalize(x).double(), labels, radius=0.05)
     assert torch.allclose(z, network_input((y + 1) / 2, key, torch.float64), atol=1e-6)
+
+
+@pytest.mark.parametrize(("h", "w", "symmetries"), [(2, 2, 8), (2, 3, 4), (3, 2, 4), (1, 5, 2)])
+def test_a_convolution_absorbs_the_symmetries_of_its_grid_and_no_other_order(h: int, w: int, symmetries: int) -> None:
+    """All orders P of the places, all kernels of 3 × 3: whether P K Pᵀ is a kernel again."""
+    places, steps = list(product(range(h), range(w))), list(product((-1, 0, 1), repeat=2))
+    kernels = np.array([[[(c - a, d - b) == s for a, b in places] for c, d in places] for s in steps], dtype=float)
+    sizes = kernels.sum((1, 2)).clip(min=1)
+
+    def absorbed(order: tuple[int, ...]) -> bool:
+        moved = kernels[:, order][:, :, order]
+        means = np.einsum("sij,kij->sk", moved, kernels) / sizes  # no two kernels share an entry
+        return np.allclose(np.einsum("sk,kij->sij", means, kernels), moved)
+
+    assert sum(map(absorbed, permutations(range(h * w)))) == symmetries

@@ -48,11 +48,11 @@ def numbers() -> dict[str, float | str]:
     d, L, k, P, C = (training["network"][name] for name in ("dim", "depth", "kernel_size", "patch_size", "in_channels"))
     embedding, layer, classifier = d * P * P * C + 3 * d, d * k * k + d + d * d + d + 4 * d, 10 * d + 10
     few = found["partial_images"]
-    (attack,) = (
-        cell["summary"]
+    attacks = {
+        cell["images"]: cell["summary"]
         for cell in read("receipts/ciphertext-only.json")["cells"]
-        if (cell["prior"], cell["encrypted"], cell["patch_size"], cell["images"]) == ("cifar10", "cifar10", 4, 100)
-    )
+        if (cell["prior"], cell["encrypted"], cell["patch_size"]) == ("cifar10", "cifar10", 4) and cell["images"] > 1
+    }
     route = {
         f"{network} {step}": fmean(values)
         for network, of in results["conventional route"].items()
@@ -69,8 +69,11 @@ def numbers() -> dict[str, float | str]:
         "best wrong key": max(wrong) / table["images"],
         "two wrong positions": fmean(results["partial keys"]["positions"]["2"]) / few,
         "two wrong signs": fmean(results["partial keys"]["signs"]["2"]) / few,
-        "attacked keys": attack["of"],
-        "recovered keys": attack["exact"],
+        "fewest images": min(attacks),
+        "most images": max(attacks),
+        "attacked keys": attacks[min(attacks)]["of"],
+        "fewest recovered": min(attack["exact"] for attack in attacks.values()),
+        "most recovered": max(attack["exact"] for attack in attacks.values()),
         "epochs": training["recipe"]["epochs"],
         "network": f"d = {d}, L = {L}, k = {k}, P = {P}",
         "parameters": embedding + L * layer + classifier,
