@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import network_input
+from mixerkey.copies import find_copy
 from mixerkey.embedding import (
     UnsharedEmbedding,
     describe,
@@ -385,11 +386,21 @@ def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, 
             "the network answers plain images after encryption as before: this key protects nothing in it"
             + (", since it does not look at where blocks are" if order is not None else "")
         )
-    if name := _leak(before, after):
+    if name := find_copy(_changed(before, after), after):
         raise ValueError(
             f"the encrypted network would keep the plain matrix in {name!r}: remove that copy first "
             "(merge the adapter, drop the average or the original)"
         )
+
+
+def _changed(before: nn.Module, after: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Each plain matrix, and what it has become."""
+    new = dict(after.named_parameters())
+    return [
+        (plain, new[name])
+        for name, plain in before.named_parameters()
+        if plain.ndim > 1 and name in new and not torch.equal(plain, new[name])
+    ]
 
 
 def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:
@@ -472,37 +483,6 @@ def _match(x: Tensor, y: Tensor, order: BlockOrder | None, tolerance: float) -> 
             if close(places.reshape(x.shape)):
                 return True
     return False
-
-
-def _leak(before: nn.Module, after: nn.Module) -> str | None:
-    """The name of a tensor in the new network that holds rows of a plain matrix, in any order and with any sign."""
-    modules = dict(after.named_modules())
-    for layer, module in before.named_modules():
-        weight = module._parameters.get("weight")
-        if weight is None or weight.ndim < 2 or (new := modules[layer]._parameters.get("weight")) is None:
-            continue
-        if new.shape == weight.shape and torch.equal(new, weight):
-            continue
-        E = nn.functional.normalize(weight.detach().flatten(1).float(), dim=0).T  # (p_b, d), rows of unit length
-        d = E.shape[1]
-        for name, tensor in _tensors(after):
-            if tensor is new or tensor.numel() < E.numel() or tensor.numel() % d or d < 4:
-                continue
-            t = tensor.detach().float().to(E.device)
-            for rows in (t.reshape(-1, d), t.reshape(d, -1).T):
-                cosines = E @ nn.functional.normalize(rows, dim=1).T
-                if (cosines.abs().amax(1) > 1 - 1e-5).float().mean() > 0.5:
-                    return name
-    return None
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All floating-point tensors that a network holds: parameters, buffers, and plain attributes."""
-    for prefix, module in model.named_modules():
-        for of in (module._parameters, module._buffers, vars(module)):
-            for name, tensor in of.items():
-                if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                    yield f"{prefix}.{name}".lstrip("."), tensor
 
 
 def _is_identity(key: BlockKey) -> bool:

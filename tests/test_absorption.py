@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -317,6 +319,106 @@ def test_what_would_not_protect_is_refused_by_name(name: str) -> None:
     make, options, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         encrypt_model(make(), KEY, **options)
+
+
+class Small(nn.Module):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, width, 4, 4), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.gelu(self.conv(x)).mean((2, 3)))
+
+
+class Holder:
+    def __init__(self, **held: Any) -> None:
+        self.__dict__.update(held)
+
+    def __call__(self, *args: Any) -> None: ...
+
+
+def hooked_by(model: Any, hook: Callable) -> None:
+    model.conv.register_forward_hook(hook)
+
+
+def closed_over(W: Tensor) -> Callable:
+    return lambda *args: None if args else W
+
+
+HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
+    "buffer": lambda m, w: m.register_buffer("kept", w),
+    "attribute": lambda m, w: setattr(m, "kept", w),
+    "dict": lambda m, w: setattr(m, "kept", {"a": {"b": w}}),
+    "list": lambda m, w: setattr(m, "kept", [0, w]),
+    "tuple": lambda m, w: setattr(m, "kept", (w,)),
+    "array": lambda m, w: setattr(m, "kept", w.float().numpy().copy()),
+    "array of objects": lambda m, w: setattr(m, "kept", np.array([None, {"w": w}])),
+    "object": lambda m, w: setattr(m, "kept", Holder(w=w)),
+    "attribute of a parameter's holder": lambda m, w: setattr(m.head, "kept", Holder(w=[w])),
+    "hidden module": lambda m, w: object.__setattr__(m, "kept", Holder(w=nn.ParameterList([w.float()]))),
+    "module in a list": lambda m, w: setattr(m, "kept", [nn.ParameterDict({"w": w.float()})]),
+    "hook": lambda m, w: hooked_by(m, Holder(w=w)),
+    "partial hook": lambda m, w: hooked_by(m, partial(Holder(), w)),
+    "closure": lambda m, w: hooked_by(m, closed_over(w)),
+}
+COPIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it is": lambda w: w,
+    "half": lambda w: w.half(),
+    "float8": lambda w: w.to(torch.float8_e4m3fn),
+    "int8": lambda w: (w / w.abs().max() * 127).round().to(torch.int8),
+    "quantised": lambda w: torch.quantize_per_tensor(w, float(w.abs().max() / 127), 0, torch.qint8),
+    "complex": lambda w: torch.complex(torch.zeros_like(w), w),
+    "sparse": lambda w: w.to_sparse(),
+    "vector": lambda w: torch.cat([torch.rand(7), w.flatten(), torch.rand(85)]),
+    "half of the filters": lambda w: w[8:],
+    "filters in another order": lambda w: w[torch.randperm(16)],
+    "filters times factors": lambda w: w * torch.randn(16, 1, 1, 1),
+    "filters less their means": lambda w: w - w.mean((1, 2, 3), keepdim=True),
+    "pixels in another order and with signs": lambda w: w.flatten(1)[:, torch.randperm(48)] * torch.randn(48).sign(),
+    "transposed, in another order": lambda w: -w.flatten(1).T[torch.randperm(48)],
+    "channels last": lambda w: w.permute(0, 2, 3, 1).contiguous(),
+    "beside other columns": lambda w: torch.cat([torch.rand(16, 5), w.flatten(1)], 1),
+    "above other rows": lambda w: torch.cat([w.flatten(1), torch.rand(3, 48)]),
+    "history": lambda w: torch.stack([torch.rand_like(w), w]),
+}
+
+
+def holding(holder: str, copy: str, width: int = 16) -> Any:
+    torch.manual_seed(0)
+    model: Any = Small(width)
+    HOLDERS[holder](model, COPIES[copy](model.conv.weight.detach().clone()))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("holder", "copy"), [(holder, "as it is") for holder in HOLDERS] + [("dict", copy) for copy in COPIES]
+)
+def test_a_plain_matrix_is_found_wherever_and_however_it_is_kept(holder: str, copy: str) -> None:
+    with pytest.raises(ValueError, match="keep the plain matrix in '"):
+        encrypt_model(holding(holder, copy), KEY)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7])
+def test_a_plain_matrix_of_few_filters_is_found(width: int) -> None:
+    with pytest.raises(ValueError, match=r"keep the plain matrix in 'kept\.a\.b'"):
+        encrypt_model(holding("dict", "as it is", width), KEY)
+    small: Any = nn.Sequential(nn.Conv2d(1, 3, 2, 2))  # 4 rows and 3 columns
+    small.kept = [small[0].weight.detach().clone()]
+    with pytest.raises(ValueError, match=r"keep the plain matrix in 'kept\.0'"):
+        encrypt_model(small, Key.from_seed(0, 2, 1))
+
+
+def test_what_is_no_copy_is_kept() -> None:
+    torch.manual_seed(0)
+    model: Any = Small().double()
+    model.register_buffer("laplacian", torch.eye(64).to_sparse())
+    model.other = {"conv": nn.Conv2d(3, 16, 4, 4), "zeros": torch.zeros(999), "ones": [torch.ones(999), None, "text"]}
+    model.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    locked = encrypt_model(model, KEY)
+    plain = outputs(model, network_input(images(), None, torch.float64))
+    assert (outputs(locked, network_input(images(), KEY, torch.float64)) - plain).abs().max() < 1e-9
+    assert torch.equal(locked.other["conv"].weight, model.other["conv"].weight)
 
 
 def test_all_branches_together_are_encrypted() -> None:

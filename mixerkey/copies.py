@@ -1,0 +1,163 @@
+"""Whether a network still holds a copy of a matrix that was encrypted: in any tensor that can be reached from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CODE = 32  # neighbouring numbers that are looked up at once
+SHORTEST = 8  # numbers in a row or column that can be told from chance
+ALIKE = 64  # places of one code that are tried
+PIECE = 2**20  # numbers of a tensor, or candidates, at a time
+ATOMS = (str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType, type(None), torch.dtype, torch.device)
+
+
+def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | None:
+    """The name of a tensor in the network that holds rows or columns of a matrix, wherever and however stored.
+
+    A row or column counts as found up to a factor, an offset and rounding to 8 bits, at any place of a tensor of any
+    type; a tensor is named if it holds a quarter of the rows, or of the columns.
+
+    Args:
+        matrices: pairs of a matrix (d, …) and the tensor of the network that holds what it has become.
+        model: the network.
+
+    >>> layer = nn.Linear(64, 16)
+    >>> plain, layer.history = layer.weight.detach().clone(), {"first": [layer.weight.detach().half()]}
+    >>> find_copy([(plain, layer.weight)], layer)
+    'history.first.0'
+    """
+    held = list(reachable(model))
+    for plain, encrypted in matrices:
+        W = _real(plain)[0].flatten(1)
+        for rows in _distinct(W):
+            table = _Table(rows)
+            for name, tensor in held:
+                if tensor is not encrypted and any(table.matches(part) for part in _real(tensor)):
+                    return name
+    return None
+
+
+def _distinct(W: Tensor) -> list[Tensor]:
+    """What to look for of a matrix: its rows and its columns, or all of it in one where both are short."""
+    long = [rows for rows in (W, W.T) if rows.shape[1] >= SHORTEST]
+    return long or ([W.reshape(1, -1)] if W.numel() >= SHORTEST else [])
+
+
+class _Table:
+    """Rows, found by the pattern of rise and fall in some of their neighbouring numbers."""
+
+    def __init__(self, rows: Tensor) -> None:
+        rows = rows[rows.std(1) > 0]
+        self.rows, self.n = _standard(rows), rows.shape[1]
+        self.width = min(self.n, CODE)
+        self.starts = self.n - self.width + 1  # of windows in a row
+        codes, varied = _codes(rows.unfold(1, self.width, 1).flatten(0, 1))
+        self.codes, order = codes[varied].sort()
+        self.entries = varied.nonzero()[order, 0]  # row * starts + start
+
+    def matches(self, tensor: Tensor) -> bool:
+        """Whether a quarter of the rows lie in a tensor, as it is stored or in the order of its transpose."""
+        if tensor.numel() < self.n or not len(self.codes):
+            return False
+        orders = [tensor, tensor.flatten(1).T] if tensor.ndim > 1 else [tensor]
+        return any(4 * len(self._found(x.flatten())) >= len(self.rows) for x in orders)
+
+    def _found(self, x: Tensor) -> set[int]:
+        """The numbers of the rows that lie in a vector."""
+        found: set[int] = set()
+        stride = max(1, PIECE // self.starts) * self.starts
+        for first in range(0, len(x) - self.width + 1, stride):
+            # One window in as many places as a row has: of each row that is there, one window is among them.
+            piece = x[first : first + stride + self.width - 1]
+            codes, varied = _codes(piece.unfold(0, self.width, self.starts))
+            places = first + varied.nonzero()[:, 0] * self.starts
+            low, high = (torch.searchsorted(self.codes, codes[varied], right=right) for right in (False, True))
+            for turn in range(min(ALIKE, int((high - low).max())) if len(low) else 0):
+                hit = low + turn < high
+                entry = self.entries[(low + turn)[hit]]
+                found |= self._confirmed(x, entry // self.starts, places[hit] - entry % self.starts)
+        return found
+
+    def _confirmed(self, x: Tensor, rows: Tensor, begins: Tensor) -> set[int]:
+        inside = (begins >= 0) & (begins + self.n <= len(x))
+        found: set[int] = set()
+        for row, begin in zip(*(part[inside].split(PIECE // self.n + 1) for part in (rows, begins)), strict=True):
+            windows = _standard(x[begin[:, None] + torch.arange(self.n)])
+            same = (windows * self.rows[row]).sum(1).abs() > 1 - (1e-3 if self.n >= 16 else 1e-5)
+            found.update(row[same].tolist())
+        return found
+
+
+def _standard(rows: Tensor) -> Tensor:
+    return nn.functional.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+
+
+def _codes(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 (k,), where windows (k, width) turn from rise to fall: the same for all multiples; and which say much."""
+    steps = windows.diff(dim=1)
+    turns = (steps[:, 1:] > 0) ^ (steps[:, :-1] > 0)
+    powers = 2.0 ** torch.arange(turns.shape[1], dtype=torch.float64)
+    return (turns.double() @ powers).long(), (steps != 0).sum(1) * 2 > steps.shape[1]
+
+
+def reachable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that can be reached from a network, and where: parameters, attributes, containers, hooks, closures.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    >>> model.seen = {"first": (torch.ones(1),)}
+    >>> [name for name, _ in reachable(model)]
+    ['seen.first.0', '0.weight']
+    """
+    todo: list[tuple[str, Any]] = [("", model)]
+    known: dict[int, Any] = {}  # holds on to what was seen, so that no identity is used twice
+    while todo:
+        name, thing = todo.pop()
+        if isinstance(thing, ATOMS) or id(thing) in known:
+            continue
+        known[id(thing)] = thing
+        if isinstance(thing, np.ndarray) and thing.dtype.kind in "iufc":
+            yield name, torch.from_numpy(np.ascontiguousarray(thing.astype(thing.dtype.newbyteorder("="))))
+        elif isinstance(thing, Tensor):
+            yield name, thing
+        todo += [(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)]
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a thing holds, by name; "" where the name says nothing."""
+    if isinstance(thing, dict):
+        yield from ((str(key), part) for key, part in thing.items())
+    elif isinstance(thing, list | tuple | set | frozenset) or (isinstance(thing, np.ndarray) and thing.dtype == object):
+        yield from ((str(key), part) for key, part in enumerate(list(thing)))
+    elif isinstance(thing, MethodType):
+        yield "", thing.__self__
+    elif isinstance(thing, FunctionType):
+        for cell in thing.__closure__ or ():
+            try:
+                yield "", cell.cell_contents
+            except ValueError:  # empty as yet
+                continue
+        yield from (("", part) for part in (thing.__defaults__, thing.__kwdefaults__) if part)
+    elif isinstance(thing, partial):
+        yield from (("", part) for part in (thing.func, thing.args, thing.keywords))
+    for key, part in getattr(thing, "__dict__", {}).items():
+        yield "" if isinstance(thing, nn.Module) and key in ("_parameters", "_buffers", "_modules") else key, part
+
+
+def _real(tensor: Tensor) -> list[Tensor]:
+    """float32 tensors on the CPU with the numbers of one of any kind; none of what holds no numbers."""
+    if tensor.is_meta or tensor.dtype == torch.bool or tensor.is_nested:
+        return []
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    parts = [tensor.real, tensor.imag] if tensor.is_complex() else [tensor]
+    return [part.to("cpu", torch.float32).as_subclass(Tensor) for part in parts]
