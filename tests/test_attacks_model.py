@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from importlib import import_module
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -24,13 +25,16 @@ from mixerkey import (
     encrypt_model,
     load_pretrained,
     patch_matrix,
+    set_patch_matrix,
 )
 from mixerkey.attacks import Recovery, image_statistics, naturalness
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
-from mixerkey.attacks.model_only import brightness, gram, mismatch, model_only, settle
+from mixerkey.attacks.model_only import brightness, by_fit, expected_gram, gram, mismatch, model_only, settle
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
+from mixerkey.attacks.recovery import as_key
 from mixerkey.data import load_digits
+from mixerkey.experiments.trials import pictures
 from mixerkey.keys import MatrixKey
 from mixerkey.training import Recipe, initialize, train
 
@@ -83,7 +87,7 @@ def test_the_gram_matrix_and_brightness_pass_through_the_key(seed: int) -> None:
 
 def test_the_key_up_to_symmetries_from_the_model_and_a_surrogate(model: ConvMixer, surrogate: ConvMixer) -> None:
     for key in KEYS:
-        recovery = model_only(encrypt_model(model, key), surrogate, rng(), starts=20, kicks=20)
+        recovery = model_only(encrypt_model(model, key), gram(surrogate), rng(), starts=1)
         assert isinstance(recovery.key, Key)
         assert key in {g.then(recovery.key) for g in relatives(2, 1)}
         flipped = SignedPermutation(range(4), [True] * 4, 2, 1)
@@ -95,7 +99,7 @@ def test_public_images_settle_the_symmetries_by_batch_normalisation(
 ) -> None:
     for key in KEYS[:5]:
         encrypted = encrypt_model(model, key)
-        recovery = model_only(encrypted, surrogate, rng(), starts=20, kicks=20)
+        recovery = model_only(encrypted, gram(surrogate), rng(), starts=1)
         everything = Recovery(recovery.key, recovery.score, tuple(relatives(2, 1)[1:]))
         settled = settle(everything, lambda k: -mismatch(decrypt_model(encrypted, k), public[0][:200]))  # noqa: B023
         assert settled.key == key
@@ -107,7 +111,7 @@ def test_a_few_encrypted_images_or_labelled_images_settle_them_too(
 ) -> None:
     key = KEYS[3]
     encrypted, hidden = encrypt_model(model, key), encrypt_images(private[0][:20], key)
-    recovery = model_only(encrypted, surrogate, rng(), starts=20, kicks=20)
+    recovery = model_only(encrypted, gram(surrogate), rng(), starts=1)
     everything = Recovery(recovery.key, recovery.score, tuple(relatives(2, 1)[1:]))
     prior = image_statistics(public[0], 2)
     by_sight = settle(everything, lambda k: naturalness(decrypt_images(hidden, k), prior))
@@ -117,16 +121,44 @@ def test_a_few_encrypted_images_or_labelled_images_settle_them_too(
     assert by_labels.key == key
 
 
-def test_kicks_never_make_the_match_worse_and_often_better() -> None:
-    scores: dict[int, list[float]] = {0: [], 60: []}
-    for seed in range(4):
-        networks = [ConvMixer(32, 1, 3, 3, in_channels=3) for _ in range(2)]
-        for i, network in enumerate(networks):
-            initialize(network, rng(10 * seed + i))
-        for kicks, reached in scores.items():
-            reached.append(model_only(networks[0], networks[1], rng(), starts=2, kicks=kicks).score)
-    assert all(kicked >= once for once, kicked in zip(scores[0], scores[60], strict=True))
-    assert sum(kicked > once for once, kicked in zip(scores[0], scores[60], strict=True)) >= 3
+def right(key: SignedPermutation, truth: Key) -> int:
+    """Positions, up to mirror images and orders of channels."""
+    symmetries = relatives(truth.patch_size, truth.channels)
+    return max(int((g.then(key).permutation == truth.permutation).sum()) for g in symmetries)
+
+
+def test_the_shipped_networks_key_from_two_photographs_and_a_control() -> None:
+    """The encrypted model and public pictures are enough; of random filters they tell nothing."""
+    tiles = pictures("photographs")
+    expected, key = expected_gram(tiles, 4), Key.from_seed(0, 4, 3)
+    locked = encrypt_model(load_pretrained("cifar10"), key)
+    found = model_only(locked, expected, rng(), starts=15)
+    assert right(found.key, key) == 48
+    assert by_fit(found, locked, tiles[::27]).key == key
+    random = torch.randn(48, 256, generator=rng())
+    control = model_only(set_patch_matrix(locked, key.dual().act(random.T).T), expected, rng(), starts=5)
+    assert right(control.key, key) < 16
+
+
+def test_patience_gets_the_search_out_of_hilltops_and_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, scores = import_module("mixerkey.attacks.model_only"), {}
+    for patience in (1, 200):
+        monkeypatch.setattr(module, "PATIENCE", patience)
+        for seed in range(4):
+            networks = [ConvMixer(32, 1, 3, 3, in_channels=3) for _ in range(2)]
+            for i, network in enumerate(networks):
+                initialize(network, rng(10 * seed + i))
+            scores[patience, seed] = model_only(networks[0], gram(networks[1]), rng(), starts=1).score
+    assert all(scores[200, seed] >= scores[1, seed] for seed in range(4))
+    assert sum(scores[200, seed] > scores[1, seed] for seed in range(4)) >= 3
+
+
+def test_relatives_are_told_by_fit_colours_first_and_mirror_images_by_all_layers(
+    model: ConvMixer, public: Digits
+) -> None:
+    for key, g in product(KEYS[:2], relatives(2, 1)):
+        start = Recovery(as_key(g.then(key)), 0.0, ())
+        assert by_fit(start, encrypt_model(model, key), public[0][:200]).key == key
 
 
 def test_an_untrained_network_betrays_nothing(surrogate: ConvMixer) -> None:
@@ -136,7 +168,7 @@ def test_an_untrained_network_betrays_nothing(surrogate: ConvMixer) -> None:
         random = ConvMixer(64, 2, 3, 2, in_channels=1)
         initialize(random, rng(seed))
         key = Key.from_seed(seed, 2, 1)
-        recovery = model_only(encrypt_model(random, key), surrogate, rng(), starts=5, kicks=0)
+        recovery = model_only(encrypt_model(random, key), gram(surrogate), rng(), starts=1)
         hits += key in {g.then(recovery.key) for g in relatives(2, 1)}
     assert hits <= 12  # a guess hits one of the 16 relatives in 144 keys; 1 in 3 with the right flips
 
@@ -144,7 +176,7 @@ def test_an_untrained_network_betrays_nothing(surrogate: ConvMixer) -> None:
 def test_no_key_undoes_an_orthogonal_matrix(model: ConvMixer, surrogate: ConvMixer, private: Digits) -> None:
     mixing = MatrixKey.orthogonal(2, 1, seed=0)
     for locked, opens in ((encrypt_model(model, KEYS[0]), True), (encrypt_model(model, mixing), False)):
-        recovery = model_only(locked, surrogate, rng(), starts=20, kicks=20)
+        recovery = model_only(locked, gram(surrogate), rng(), starts=1)
         guesses = [g.then(recovery.key) for g in relatives(2, 1)]
         assert (max(accuracy(decrypt_model(locked, guess), *private) for guess in guesses) > 0.95) == opens
 
@@ -168,9 +200,9 @@ def test_mismatch_leaves_the_network_as_it_was(model: ConvMixer, public: Digits)
     assert not network[2]._forward_pre_hooks
 
 
-def test_a_surrogate_of_another_shape_is_refused(model: ConvMixer) -> None:
-    with pytest.raises(ValueError, match="M = 2 and C = 1, the surrogate M = 4 and C = 3"):
-        model_only(model, ConvMixer(8, 1))
+def test_an_expected_matrix_of_another_size_is_refused(model: ConvMixer) -> None:
+    with pytest.raises(ValueError, match=r"so 4 pixels a block, .* has the shape \(48, 48\)"):
+        model_only(model, np.eye(48))
 
 
 # Queries

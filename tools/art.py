@@ -207,7 +207,7 @@ def card(idea: Idea, path: Path) -> None:
     canvas.add_patch(Rectangle((0, 0), 600, 14, color=BLUE))
     canvas.add_patch(Rectangle((600, 0), 600, 14, color=VERMILION))
     canvas.text(70, 505, "The Mixer Key", fontsize=62, fontfamily="DejaVu Serif", color=INK)
-    canvas.text(74, 440, "A neural network that works only for those who hold a key.", fontsize=23, color=INK)
+    canvas.text(74, 440, "A network that, used as it is, works only with a key.", fontsize=23, color=INK)
     for image, left, caption in ((idea.x, 70, "$x$"), (idea.xT, 470, "$xT$")):
         axes = figure.add_axes((left / 1200, 140 / 630, 230 / 1200, 230 / 630))
         axes.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")

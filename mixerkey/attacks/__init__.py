@@ -14,7 +14,7 @@ from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.jigsaw import solve_jigsaw
 from mixerkey.attacks.known import known_plaintext
 from mixerkey.attacks.mixed import unmix
-from mixerkey.attacks.model_only import mismatch, model_only, settle
+from mixerkey.attacks.model_only import by_fit, expected_gram, mismatch, model_only, settle
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
 from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
@@ -28,12 +28,14 @@ __all__ = [
     "all_keys",
     "between",
     "block_pairs",
+    "by_fit",
     "check_challenge",
     "chosen_plaintext",
     "chosen_under_noise",
     "ciphertext_only",
     "equivalence_classes",
     "exhaustive",
+    "expected_gram",
     "fine_tune_embedding",
     "from_checkpoint",
     "from_initialization",

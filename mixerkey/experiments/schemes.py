@@ -154,10 +154,8 @@ ATTACKS: dict[str, Attack] = {
     "brightness, photographs": Attack({"model"}, SIGNED, partial(t.flips_by_brightness, "photographs"), draws=1),
     "brightness": Attack({"model", "like pictures"}, SIGNED, partial(t.flips_by_brightness, "like"), draws=1),
     "brightness of blocks": Attack({"model"}, MATRIX, t.brightness_of_blocks, draws=1),
-    "Gram matrix": Attack({"model", "like pictures"}, SIGNED, t.gram_matrix, draws=1),
-    "relative keys, Gram matrix": Attack(
-        {"model", "like pictures"}, ("places", "images"), t.gram_matrix_of_one, draws=1
-    ),
+    "Gram matrix": Attack({"model"}, SIGNED, t.gram_matrix, draws=1),
+    "relative keys, Gram matrix": Attack({"model"}, ("places", "images"), t.gram_matrix_of_one, draws=1),
     "relative keys, moments, photographs": Attack(
         {"model", "ciphertexts"}, ("places", "images"), partial(t.moments_of_one, "photographs"), IMAGES[1:]
     ),

@@ -27,9 +27,11 @@ from mixerkey.attacks import (
     ImageStatistics,
     Recovery,
     block_pairs,
+    by_fit,
     chosen_plaintext,
     chosen_under_noise,
     ciphertext_only,
+    expected_gram,
     hill_climb,
     image_statistics,
     known_scrambled,
@@ -39,19 +41,18 @@ from mixerkey.attacks import (
     naturalness,
     order_from_positions,
     procrustes,
-    settle,
     signed_assignment,
     solve_jigsaw,
     unlock_patches,
     unmix,
 )
 from mixerkey.attacks.ciphertext import relatives
-from mixerkey.attacks.model_only import brightness
+from mixerkey.attacks.model_only import brightness, decrypted
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
 from mixerkey.data import load_cifar10, load_photos
 from mixerkey.embedding import UnsharedEmbedding
-from mixerkey.experiments.checkpoints import GRID, USUAL, fine_tuned, public, surrogate, vit
+from mixerkey.experiments.checkpoints import GRID, USUAL, fine_tuned, public, vit
 from mixerkey.experiments.defences import add_noise
 from mixerkey.keys import BlockKey, BlockOrder, Flips, MatrixKey, PatchKeys, ScrambledKey, Shuffle, SignedPermutation
 from mixerkey.training import initialize
@@ -60,6 +61,7 @@ from mixerkey.vit import ViT
 SECRET = 5000  # test images from here on are secret; what attackers train has seen those before
 EXACT = 100.0  # dB, of an image that comes back exactly; an encrypted one has 8 to 10
 JUDGED = 20  # images of each draw on which the decryption is judged
+TILES = 27  # every so many of the photographs' tiles, two dozen, decide between relatives of a key
 SEEDS = range(10)  # of trainings that the attacker tries
 Found = Recovery | list[Recovery] | None  # a list where each judged image has a key of its own
 Solve = Callable[[Tensor, Tensor, int, int], Recovery]
@@ -306,7 +308,7 @@ def flips_by_brightness(public: str, case: Case) -> Found:
     encrypted = cast(ConvMixer, case.models()[0])
     flips = brightness(encrypted) < 0
     rivals = [Flips(range(48), half, 4, 3) for half in (flips, ~flips)]
-    best = max(rivals, key=lambda key: -mismatch(_decrypted(encrypted, key), pictures(public)[-100:]))
+    best = max(rivals, key=lambda key: -mismatch(decrypted(encrypted, key), pictures(public)[-100:]))
     return Recovery(best, 0.0, () if isinstance(case.keys[0], Flips) else (SignedPermutation.identity(4, 3),))
 
 
@@ -343,21 +345,14 @@ def gram_matrix(case: Case) -> Found:
 
 
 def _gram_matrix(case: Case, encrypted: ConvMixer) -> Recovery:
-    """`model_only`, and public images that say which of its relatives; half of the signs are flipped first, if none."""
-    plain, mine = load_cifar10("test")[0][:100], Flips.from_seed(case.seed, 4, 3)
+    """`model_only`, and photographs say which of its relatives; half of the signs are flipped first, if none."""
+    public, mine = pictures("photographs"), Flips.from_seed(case.seed, 4, 3)
     if isinstance(case.keys[0], Shuffle):
         encrypted = encrypt_model(encrypted, mine)
-    found = model_only(encrypted, surrogate(), case.rng)
-    everything = Recovery(found.key, found.score, tuple(relatives(4, 3)[1:]))
-    found = settle(everything, lambda key: -mismatch(_decrypted(encrypted, key), plain))
+    found = by_fit(model_only(encrypted, expected_gram(public, 4), case.rng), encrypted, public[::TILES])
     if isinstance(case.keys[0], Shuffle):
         return Recovery(found.key.then(mine).shuffle, found.score, found.ambiguous)
     return found
-
-
-def _decrypted(model: ConvMixer, key: SignedPermutation) -> ConvMixer:
-    """`mixerkey.decrypt_model` without its proof: an attacker tries many keys."""
-    return set_patch_matrix(model, key.inverse().act(patch_matrix(model).T).T)
 
 
 def gram_matrix_of_one(case: Case) -> Found:
