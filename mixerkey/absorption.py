@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import network_input
-from mixerkey.copies import find_copy
+from mixerkey.copies import find_copy, reachable
 from mixerkey.embedding import (
     UnsharedEmbedding,
+    copied,
     describe,
     is_patch_embedding,
     named_layer,
     own_weight,
     patch_embeddings,
 )
-from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation
+from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation, integer
 
 Model = TypeVar("Model", bound=nn.Module)
 SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
 TOLERANCE = 1e-6  # of the probe in float64, relative to its largest value
+COARSE = 1e-2  # where the weights' own rounding, enlarged by the key's condition, says more
 
 
 def encrypt_model(
@@ -63,7 +65,7 @@ def encrypt_model(
         ones, other than it answers plain ones itself, and keeps no copy of the plain matrix.
 
     Raises:
-        TypeError: the model is no module, or the key is none.
+        TypeError: the model is no module, the key is none, or `layer` or `image_size` is not of its type.
         ValueError: no patch embedding fits the key, or several do; or the network cannot absorb the key. The message
             names what was found and what to do.
 
@@ -84,25 +86,64 @@ def encrypt_model(
             "With a key per image it must be encrypted anew for each image"
         )
     model = unwrapped(model)
+    _check_weights(model)
+    for name, module in patch_embeddings(model).items():
+        own_weight(module, name)  # a weight that is computed can't even be copied
+    names = _layer_names(layer)
+    copy = copied(model)
+    within, order = (key.within, key.order) if isinstance(key, ScrambledKey) else (key, None)
+    if isinstance(key, BlockOrder):
+        within, order = SignedPermutation.identity(key.patch_size, key.channels), key
+    given = None if image_size is None else _height_and_width(image_size)
+    size, cause = _image_size(model, key, given)
+    names = names or [_find(model, key, size)]
+    weights: set[int] = set()  # a layer of two names, or two layers with one weight, are encrypted once
+    for name in names:
+        weight = getattr(named_layer(copy, name), "weight", None)
+        if id(weight) not in weights:
+            _encrypt_embedding(copy, name, within, key, size)
+        weights.add(id(weight))
+    if order is not None:
+        _reorder(copy, order)
+    if size is None:
+        raise ValueError(
+            "the network runs on no probe image, so that its encryption could not be tried out; "
+            f"say image_size=(H, W) of the images that it takes. {cause}"
+        )
+    if not _is_identity(key):
+        _prove(model, copy, key, size, names)
+    return copy
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Refuse networks whose weights are not there as numbers."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ValueError(
             "a traced or scripted network keeps its weights in a graph; encrypt the module that it was made from"
         )
-    for name, module in patch_embeddings(model).items():
-        own_weight(module, name)  # a weight that is computed can't even be copied
-    names = [layer] if isinstance(layer, str) else layer
-    copy = deepcopy(model)
-    within, order = (key.within, key.order) if isinstance(key, ScrambledKey) else (key, None)
-    if isinstance(key, BlockOrder):
-        within, order = SignedPermutation.identity(key.patch_size, key.channels), key
-    size = _image_size(model, key, image_size)
-    for name in names or [_find(model, key, size)]:
-        _encrypt_embedding(copy, name, within, key, size)
-    if order is not None:
-        _reorder(copy, order)
-    if not _is_identity(key):
-        _prove(model, copy, key, size)
-    return copy
+    for name, weight in model.named_parameters():
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            raise ValueError(f"{name!r} has no shape as yet: run the network once on an image, then encrypt it")
+        if weight.is_meta:
+            raise ValueError(f"{name!r} is on the meta device and has no numbers: load the weights, then encrypt")
+        if not weight.isfinite().all():
+            raise ValueError(f"{name!r} holds NaN or infinity: what it answers cannot be compared")
+
+
+def _layer_names(layer: str | Sequence[str] | None) -> list[str]:
+    """The names that were given, if any."""
+    names = [] if layer is None else [layer] if isinstance(layer, str) else layer
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or layer in ([], ()):
+        raise TypeError(f"layer= takes the name of a layer, or a list of names; got {type(layer).__name__}")
+    return list(names)
+
+
+def _height_and_width(image_size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = image_size
+    except (TypeError, ValueError):
+        raise TypeError(f"image_size= takes (H, W), two integers; got {image_size!r}") from None
+    return integer(height, "the H of image_size"), integer(width, "the W of image_size")
 
 
 def decrypt_model(
@@ -113,6 +154,8 @@ def decrypt_model(
     image_size: tuple[int, int] | None = None,
 ) -> Model:
     """Undo `encrypt_model` with the same key: exactly, for keys that move pixels; rows are moved and negated only.
+
+    Whether the key was the right one cannot be known from the matrix, since any is as good: try the accuracy.
 
     >>> from mixerkey import Key, load_pretrained, patch_matrix
     >>> model, key = load_pretrained("digits"), Key.generate(2, 1)
@@ -145,7 +188,10 @@ def _encrypt_embedding(
                 raise ValueError(f"keys per place need blocks as large as the patch, {P}, got {key.patch_size}")
             h, w = key.grid
             filters = segment(weight.detach(), P).squeeze((1, 2))[:, None, None].expand(-1, h, w, -1)
-            _replace(model, name, UnsharedEmbedding(_turned(filters, key), module.bias, P))
+            unshared = UnsharedEmbedding(_turned(filters, key), module.bias, P)
+            for other, same in list(model.named_modules(remove_duplicate=False)):
+                if same is module:
+                    _replace(model, other, unshared)
             return
         filters = segment(weight.detach(), key.patch_size)  # (d, P / M, P / M, p_b)
     elif isinstance(module, nn.Linear):
@@ -202,7 +248,7 @@ def _find(model: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> str:
         name
         for name, module in model.named_modules()
         if (isinstance(module, UnsharedEmbedding) and module.patch_size == M)
-        or (is_patch_embedding(module) and module.in_channels == C and module.kernel_size[0] % M == 0)
+        or (is_patch_embedding(module) and _fits(module, key))
     ]
     if not fitting:
         fitting = _linear_embeddings(model, key, size)
@@ -218,6 +264,10 @@ def _find(model: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> str:
         f"the model has no layer that is {wanted}; found: {describe(model)}. A patch embedding is a Conv2d with "
         "kernel_size == stride and no padding, or a Linear on flattened patches" + _why_not(model)
     )
+
+
+def _fits(conv: nn.Conv2d, key: BlockKey) -> bool:
+    return conv.in_channels == key.channels and conv.kernel_size[0] % key.patch_size == 0
 
 
 def _why_not(model: nn.Module) -> str:
@@ -242,10 +292,11 @@ def _numbered_run(
         return
     seen: list[tuple[str, nn.Module, Tensor]] = []
     numbers = torch.arange(1, key.channels * size[0] * size[1] + 1, dtype=torch.float64)
-    with _listening(
-        deepcopy(model).double().eval(), lambda name, module, x, _: seen.append((name, module, x))
-    ) as probe:
-        _try(probe, numbers.reshape(1, key.channels, *size))
+    with (
+        _listening(deepcopy(model).double().eval(), lambda name, module, x, _: seen.append((name, module, x))) as probe,
+        suppress(Exception),
+    ):  # whatever it does not like comes behind the first layers
+        _run(probe, numbers.reshape(1, key.channels, *size))
     yield from seen
 
 
@@ -359,38 +410,58 @@ def _symmetry(order: BlockOrder) -> Callable[[Tensor], Tensor] | None:
 class Answer(NamedTuple):
     """What a network makes of a batch of two images."""
 
-    outputs: list[Tensor]  # floating point
+    outputs: list[Tensor]
     last: list[Tensor]  # of the last leaf whose output depends on the image; empty if there is none
 
 
-def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, int] | None) -> None:
+def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, int], names: list[str]) -> None:
     """Try the new network on images, and look for what it must not keep.
 
     Raises:
         ValueError: it does not answer as it should, with the likely reason.
     """
-    if size is None:
-        raise ValueError(
-            "the network runs on no probe image, so that its encryption could not be tried out; "
-            "say image_size=(H, W) of the images that it takes"
-        )
+    changed = _changed(before, after)
+    if not all(new.isfinite().all() for _, new in changed):
+        raise ValueError("the encrypted weights overflow their dtype: T⁻¹ is too large; take another key or double()")
     order = key if isinstance(key, BlockOrder) else key.order if isinstance(key, ScrambledKey) else None
     images = torch.randint(256, (2, key.channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     plain, encrypted = (network_input(images, each, torch.float64) for each in (None, key))
     first, second = (deepcopy(model).double().eval() for model in (before, after))
-    old, new, wrong = _answer(first, plain), _answer(second, encrypted), _answer(second, plain)
-    if not _alike(old, new, order, key.condition):
+    old, again = _answer(first, plain), _answer(first, plain)
+    if not _alike(old, again, None, TOLERANCE):
+        raise ValueError("the network answers the same images differently each time: it draws at random, or counts")
+    new, wrong = _answer(second, encrypted), _answer(second, plain)
+    rounding = key.condition * max(torch.finfo(p.dtype).eps for p in before.parameters() if p.is_floating_point())
+    if not _alike(old, new, order, min(max(TOLERANCE, rounding), COARSE)):
+        if key.condition > 1 and rounding > COARSE:
+            raise ValueError(
+                f"the key's condition, {key.condition:.1e}, is too large for this network's weights: their rounding "
+                f"may change its answers by {rounding:.1e} of their size; take a better key, or encrypt model.double()"
+            )
         raise ValueError(_complaint(first, key, plain))
-    if _alike(old, wrong, None, 1.0):
+    if _alike(old, wrong, None, TOLERANCE):
         raise ValueError(
             "the network answers plain images after encryption as before: this key protects nothing in it"
             + (", since it does not look at where blocks are" if order is not None else "")
         )
-    if name := find_copy(_changed(before, after), after):
+    if name := find_copy(changed, after):
         raise ValueError(
             f"the encrypted network would keep the plain matrix in {name!r}: remove that copy first "
             "(merge the adapter, drop the average or the original)"
         )
+    if idle := _idle(first, key, plain, names):
+        raise ValueError(
+            f"layers that fit the key, but take no part in answering {size[0]} x {size[1]} images, would stay plain: "
+            f"{', '.join(idle)}; name them with layer=, too, or remove them"
+        )
+
+
+def _idle(model: nn.Module, key: BlockKey, image: Tensor, names: list[str]) -> list[str]:
+    """Patch embeddings that fit the key, were not named, and do not run."""
+    ran: set[nn.Module] = {named_layer(model, name) for name in names}
+    with _listening(model, lambda name, module, x, y: ran.add(module)):
+        _run(model, image)
+    return [name for name, module in patch_embeddings(model).items() if module not in ran and _fits(module, key)]
 
 
 def _changed(before: nn.Module, after: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -439,7 +510,7 @@ def _entries(model: nn.Module, image: Tensor) -> list[str]:
             found.append(name or type(module).__name__)
 
     with _listening(model, look):
-        _try(model, image)
+        _run(model, image)
     return found
 
 
@@ -451,21 +522,27 @@ def _answer(model: nn.Module, x: Tensor) -> Answer:
             last[:] = [y.detach().clone()]
 
     with _listening(model, look):
-        outputs = _try(model, x)
-    return Answer(outputs or [], last)
+        outputs = _run(model, x)
+    if any(output.isnan().any() for output in outputs):
+        raise ValueError("the network answers NaN to ordinary images, so that its answers cannot be compared")
+    return Answer(outputs, last)
 
 
-def _alike(a: Answer, b: Answer, order: BlockOrder | None, condition: float) -> bool:
+def _alike(a: Answer, b: Answer, order: BlockOrder | None, tolerance: float) -> bool:
     pairs = [*zip(a.outputs, b.outputs, strict=False), *zip(a.last, b.last, strict=False)]
     same = len(a.outputs) == len(b.outputs) and len(a.last) == len(b.last)
-    return same and all(_match(x, y, order, TOLERANCE * condition) for x, y in pairs)
+    return same and all(_match(x, y, order, tolerance) for x, y in pairs)
 
 
 def _match(x: Tensor, y: Tensor, order: BlockOrder | None, tolerance: float) -> bool:
-    """Whether y is x, or x with its places in the new order, to rounding."""
+    """Whether y is x, or x with its places in the new order, to rounding; integers and infinities exactly."""
+    size = x[x.isfinite()].abs().max().item() if x.is_floating_point() and x.isfinite().any() else 0.0
 
     def close(z: Tensor) -> bool:
-        return bool((z - y).abs().max() <= tolerance * max(1.0, float(y.abs().max()))) if y.numel() else True
+        if not z.is_floating_point():
+            return torch.equal(z, y)
+        # Below a millionth, rounding within the network outweighs what comes out of it.
+        return bool(((z == y) | ((z - y).abs() <= tolerance * max(size, 1e-6))).all())
 
     if x.shape != y.shape:
         return False
@@ -536,25 +613,38 @@ class _listening:
             handle.remove()
 
 
-def _try(model: nn.Module, x: Tensor) -> list[Tensor] | None:
-    """The floating-point outputs of a network, or None where it does not take such images."""
+def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """All tensors in what a network answers, real or of integers, wherever they stand in it.
+
+    Raises:
+        ValueError: there are none, or of integers alone, which say too little to be compared.
+        Exception: whatever the network raises where it does not take such images.
+    """
     device = next((p.device for p in model.parameters()), x.device)
-    try:
-        with torch.no_grad():
-            output = model(x.to(device))
-    except Exception:  # whatever a stranger's network raises: it does not take this
-        return None
-    values = output.values() if hasattr(output, "values") and not isinstance(output, Tensor) else [output]
-    return [leaf for leaf in tree_leaves(list(values)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    with torch.no_grad():
+        output = model(x.to(device))
+    tensors = [tensor for _, tensor in reachable(output)]
+    if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        raise ValueError(
+            f"the network answers by a {type(output).__name__} without floating-point numbers, which says too little "
+            "to be compared: encrypt the part of it that gives logits"
+        )
+    return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
 
 
-def _image_size(model: nn.Module, key: BlockKey, given: tuple[int, int] | None) -> tuple[int, int] | None:
-    """A size of images that the network takes, the smaller the better; None where none is found."""
-    probe = deepcopy(model).double().eval()
+def _image_size(model: nn.Module, key: BlockKey, given: tuple[int, int] | None) -> tuple[tuple[int, int] | None, str]:
+    """A size of images that the network takes, the smaller the better; or None, and why it did not take the first."""
+    probe = copied(model).double().eval()
+    cause = ""
     for size in [given] if given else _sizes(model, key):
-        if size and _try(probe, torch.zeros(1, key.channels, *size, dtype=torch.float64)) is not None:
-            return size
-    return None
+        try:
+            _run(probe, torch.zeros(2, key.channels, *size, dtype=torch.float64))
+        except Exception as error:  # whatever a stranger's network raises: it does not take this
+            shape = (2, key.channels, *size)
+            cause = cause or f"On {shape} in float64: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+        else:
+            return size, ""
+    return None, cause
 
 
 def _sizes(model: nn.Module, key: BlockKey) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,8 @@ from torch import Tensor
 from mixerkey.blocks import integrate, segment
 from mixerkey.keys import BlockKey
 
+PIXELS = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def encrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
     """Encrypt images: with the paper's key, shuffle every block by Eq. (4), then flip by Eq. (5) or (6).
@@ -26,7 +28,7 @@ def encrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
         (Eq. 6). Of keys that mix pixels it is float32: what the network takes, normalised already.
 
     Raises:
-        TypeError: a dtype other than uint8 or floating point, or a key that is none.
+        TypeError: a dtype other than uint8 or floating point, no dense tensor, or a key that is none.
         ValueError: a shape that does not fit the key, NaN, a value outside [0, 1], or not as many keys as images.
 
     >>> from mixerkey import Key
@@ -152,8 +154,10 @@ def _each(function, x: Tensor, keys: Sequence[BlockKey]) -> Tensor:  # type: ign
 def _check(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy converts an array")
-    if x.dtype != torch.uint8 and not x.is_floating_point():
+    if x.dtype not in PIXELS:
         raise TypeError(f"images must be uint8 or floating point, got {x.dtype}")
+    if x.layout != torch.strided or x.is_nested or x.is_meta or isinstance(x, torch.masked.MaskedTensor):
+        raise TypeError("images must be a dense tensor with numbers; got a sparse, nested, masked or meta one")
     if x.is_floating_point() and x.numel():
         low, high = x.aminmax()
         if not (low >= 0 and high <= 1):  # also true of NaN

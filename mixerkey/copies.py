@@ -107,15 +107,15 @@ def _codes(windows: Tensor) -> tuple[Tensor, Tensor]:
     return (turns.double() @ powers).long(), (steps != 0).sum(1) * 2 > steps.shape[1]
 
 
-def reachable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that can be reached from a network, and where: parameters, attributes, containers, hooks, closures.
+def reachable(thing: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that can be reached from a network or an answer: in attributes, containers, hooks and closures.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model.seen = {"first": (torch.ones(1),)}
     >>> [name for name, _ in reachable(model)]
     ['seen.first.0', '0.weight']
     """
-    todo: list[tuple[str, Any]] = [("", model)]
+    todo: list[tuple[str, Any]] = [("", thing)]
     known: dict[int, Any] = {}  # holds on to what was seen, so that no identity is used twice
     while todo:
         name, thing = todo.pop()

@@ -71,7 +71,9 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
         layer: as in `patch_matrix`.
 
     Raises:
-        ValueError: no patch embedding or several, one whose weight is not its own, or an E of another shape.
+        TypeError: E is no real tensor.
+        ValueError: no patch embedding or several, one whose weight is not its own, or an E of another shape, or with
+            NaN or infinity.
 
     >>> from mixerkey import load_pretrained
     >>> model = load_pretrained("digits")
@@ -79,10 +81,14 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
     >>> torch.equal(patch_matrix(negated), -patch_matrix(model))
     True
     """
-    copy = deepcopy(model)
+    copy = copied(model)
     conv = find_patch_embedding(copy, layer=layer)
     weight = own_weight(conv, layer or "the patch embedding")
     expected = (weight[0].numel(), weight.shape[0])
+    if not isinstance(E, Tensor) or E.is_complex():
+        raise TypeError(f"E must be a real torch.Tensor, got {E.dtype if isinstance(E, Tensor) else type(E).__name__}")
+    if not E.isfinite().all():
+        raise ValueError("E must hold finite numbers; it has NaN or infinity")
     if tuple(E.shape) != expected:
         raise ValueError(f"E must have shape {expected}, (p_b, d), got {tuple(E.shape)}")
     with torch.no_grad():
@@ -108,18 +114,23 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
         layer: as in `patch_matrix`.
 
     Raises:
-        ValueError: not one number a channel, a deviation that is not positive, no patch embedding or several.
+        TypeError: a mean or deviations that are no list of numbers.
+        ValueError: not one finite number a channel, a deviation that is not positive, no patch embedding or several.
 
     >>> model, p = nn.Conv2d(3, 8, 4, stride=4, bias=False), torch.rand(5, 3, 8, 8)
     >>> own = (p - 0.45) / 0.225
     >>> torch.allclose(renormalize(model, [0.45] * 3, [0.225] * 3)(2 * p - 1), model(own), atol=1e-5)
     True
     """
-    copy = deepcopy(model)
+    copy = copied(model)
     conv = find_patch_embedding(copy, layer=layer)
     weight = own_weight(conv, layer or "the patch embedding")
-    mu, sigma = (torch.as_tensor(list(values), dtype=torch.float64) for values in (mean, std))
-    if mu.shape != (conv.in_channels,) or sigma.shape != mu.shape or not (sigma > 0).all():
+    try:
+        mu, sigma = (torch.as_tensor(list(values), dtype=torch.float64) for values in (mean, std))
+    except (TypeError, ValueError):
+        raise TypeError(f"mean and std are lists of a number for each channel; got {mean!r}, {std!r}") from None
+    given = torch.cat([mu.flatten(), sigma.flatten()]).isfinite().all() and (sigma > 0).all()
+    if mu.shape != (conv.in_channels,) or sigma.shape != mu.shape or not given:
         raise ValueError(f"need a mean and a deviation > 0 for each of {conv.in_channels} channels, got {mean}, {std}")
     with torch.no_grad():
         W = weight.double()  # (d, C, P, P)
@@ -155,6 +166,25 @@ def find_patch_embedding(model: nn.Module, *, layer: str | None = None) -> nn.Co
             f"the model's patch embeddings: {describe(model)}"
         )
     return module
+
+
+def copied(model: Model) -> Model:
+    """A copy of a network that shares nothing with it.
+
+    Raises:
+        ValueError: it holds what cannot be copied, such as a weight that is computed; the message says what to do.
+
+    >>> copied(nn.ReLU())
+    ReLU()
+    """
+    try:
+        return deepcopy(model)
+    except Exception as error:  # whatever a stranger's module raises
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            "the network cannot be copied: make weights that are computed (weight norm, pruning) its own, and drop "
+            f"activations that it keeps. {reason}"
+        ) from error
 
 
 def patch_embeddings(model: nn.Module) -> dict[str, nn.Conv2d]:

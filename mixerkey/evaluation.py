@@ -104,7 +104,8 @@ def accuracy(
         labels: int64 (N,).
 
     Raises:
-        ValueError: no images, or as many labels as images are not there.
+        TypeError: labels that are no tensor.
+        ValueError: no images, as many labels as images are not there, labels that are no classes, or answers of NaN.
 
     >>> from mixerkey import Key, encrypt_model, load_pretrained
     >>> from mixerkey.data import load_digits
@@ -113,15 +114,25 @@ def accuracy(
     >>> accuracy(encrypt_model(model, key), images, labels, key) == accuracy(model, images, labels)
     True
     """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor of integers, got {type(labels).__name__}")
     if not len(images) or len(images) != len(labels):
         raise ValueError(f"need as many labels as images, and at least one; got {len(images)} and {len(labels)}")
     logits, labels = predict(model, images, key, batch_size=batch_size, device=device), labels.cpu()
-    if labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+    whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if labels.ndim != 1 or not whole or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise ValueError(
-            f"labels must be a row of numbers 0 to {logits.shape[1] - 1}, the network's classes; got "
-            f"{tuple(labels.shape)} of {labels.min():g} to {labels.max():g}"
+            f"labels must be a row of integers 0 to {logits.shape[1] - 1}, the network's classes; got "
+            f"{labels.dtype} {tuple(labels.shape)}" + (f" of {labels.min()} to {labels.max()}" if whole else "")
         )
-    return (logits.argmax(1) == labels).double().mean().item()
+    return (_classes(logits) == labels).double().mean().item()
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """The largest of each row, int64 (N,), if there is one."""
+    if unknown := int(logits.isnan().any(1).sum()):
+        raise ValueError(f"the network answers {unknown} of {len(logits)} images by NaN, which is no class")
+    return logits.argmax(1)
 
 
 def classify(model: nn.Module, images: Tensor, key: BlockKey | Sequence[BlockKey] | None = None) -> Tensor:
@@ -145,7 +156,7 @@ def classify(model: nn.Module, images: Tensor, key: BlockKey | Sequence[BlockKey
     logits = predict(deepcopy(model).float(), images, key)
     leading = logits.topk(2, dim=1).values
     close = leading[:, 0] - leading[:, 1] < 1e-3
-    classes = logits.argmax(1)
+    classes = _classes(logits)
     if close.any():
         own = [key[int(i)] for i in close.nonzero()] if isinstance(key, Sequence) else key
         classes[close] = predict(deepcopy(model).double(), images[close], own).argmax(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -328,6 +329,185 @@ class Small(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(nn.functional.gelu(self.conv(x)).mean((2, 3)))
+
+
+@dataclass
+class Logits:
+    logits: Tensor
+
+
+class Beside(Small):
+    """The image also enters by a product that no layer does."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.beside, self.answer = nn.Parameter(torch.randn(5, 192)), answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(super().forward(x) + x.flatten(1) @ self.beside.T)
+
+
+class Padded(Small):
+    """The image also enters by a convolution that overlaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Conv2d(3, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.side(x).mean((2, 3))
+
+
+class Aside(Small):
+    """A second embedding runs in training, or for large images only."""
+
+    def __init__(self, when: Callable[[nn.Module, Tensor], bool]) -> None:
+        super().__init__()
+        self.other, self.when = nn.Conv2d(3, 16, 8, 8), when
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (self.other(x).mean() if self.when(self, x) else 0)
+
+
+class Through(Small):
+    """Does something with the image before, and with the answer after."""
+
+    def __init__(self, before: Callable[[Tensor], Tensor] = lambda x: x, after: Callable = lambda y: y) -> None:
+        super().__init__()
+        self.before, self.after = before, after
+
+    def forward(self, x: Tensor) -> Any:
+        return self.after(super().forward(self.before(x)))
+
+
+def only(condition: Callable[[Tensor], bool]) -> Callable[[Tensor], Tensor]:
+    def check(x: Tensor) -> Tensor:
+        if not condition(x):
+            raise RuntimeError("not of the shape that I take")
+        return x
+
+    return check
+
+
+def changed(change: Callable[[Any], object]) -> Any:
+    torch.manual_seed(0)
+    model = Small()
+    change(model)
+    return model
+
+
+def conditioned(power: int) -> MatrixKey:
+    first, second = (MatrixKey.orthogonal(4, 3, seed=seed).matrix() for seed in (1, 2))
+    return MatrixKey(first * torch.logspace(0, power, 48, dtype=torch.float64) @ second, 4, 3)
+
+
+def kept_activation(model: Any) -> None:
+    model.seen = model.conv(torch.rand(1, 3, 8, 8))
+
+
+OTHERWISE = "answers otherwise than before|several layers"
+UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
+    "dataclass": (lambda: Beside(Logits), KEY, {"image_size": (8, 8)}, OTHERWISE),
+    "distribution": (
+        lambda: Beside(lambda y: torch.distributions.Categorical(logits=y)),
+        KEY,
+        {"image_size": (8, 8)},
+        OTHERWISE,
+    ),
+    "nested": (lambda: Beside(lambda y: {"a": [(y[:, :0], Logits(y))]}), KEY, {"image_size": (8, 8)}, OTHERWISE),
+    "complex": (lambda: Beside(lambda y: y * 1j), KEY, {"image_size": (8, 8)}, OTHERWISE),
+    "classes": (lambda: Through(after=lambda y: y.argmax(1)), KEY, {}, "a Tensor without floating-point numbers"),
+    "list of numbers": (lambda: Through(after=lambda y: y.tolist()), KEY, {}, "a list without floating-point numbers"),
+    "nothing": (lambda: Through(after=lambda y: None), KEY, {}, "a NoneType without floating-point numbers"),
+    "NaN": (lambda: Through(after=lambda y: y.log().sqrt()), KEY, {}, "answers NaN"),
+    "random": (lambda: Through(lambda x: x + torch.randn_like(x)), KEY, {}, "differently each time"),
+    "small answers": (lambda: Beside(lambda y: y * 1e-5), KEY, {"image_size": (8, 8)}, OTHERWISE),
+    **{f"beside, condition 1e{n}": (Padded, conditioned(n), {}, OTHERWISE) for n in (1, 3, 4)},
+    **{f"beside, condition 1e{n}": (Padded, conditioned(n), {}, "condition, .*, is too large") for n in (6, 7, 9)},
+    **{
+        f"beside in float64, condition 1e{n}": (lambda: Padded().double(), conditioned(n), {}, OTHERWISE)
+        for n in (3, 6, 9)
+    },
+    "condition 1e9": (Small, conditioned(9), {}, r"condition, 1\.0e\+09, is too large .* model.double\(\)"),
+    "half, condition 1e5": (lambda: Small().half(), conditioned(5), {}, "condition, .*, is too large"),
+    "overflow": (Small, MatrixKey(MATRIX.matrix() * 1e-45, 4, 3), {}, "overflow their dtype"),
+    "in training only": (lambda: Aside(lambda m, x: m.training), KEY, {"layer": "conv"}, "would stay plain: other"),
+    "large only": (lambda: Aside(lambda m, x: len(x[0, 0]) > 64), KEY, {"layer": "conv"}, "would stay plain: other"),
+    "float32 inside": (lambda: Through(lambda x: x.float()), KEY, {}, "no probe image.* in float64: RuntimeError: "),
+    "one at a time": (lambda: Through(only(lambda x: len(x) == 1)), KEY, {}, "not of the shape that I take"),
+    "unbatched": (lambda: Through(only(lambda x: x.ndim == 3)), KEY, {}, "not of the shape that I take"),
+    "wrong size": (Small, KEY, {"image_size": (2, 2)}, r"On \(2, 3, 2, 2\) in float64: RuntimeError: "),
+    "meta": (lambda: Small().to("meta"), KEY, {}, "meta device"),
+    "NaN in a weight": (lambda: changed(lambda m: m.head.weight.data[0].fill_(torch.nan)), KEY, {}, "holds NaN"),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(4, 4, 4)), KEY, {}, "run the network once"),
+    "pruned head": (
+        lambda: changed(lambda m: prune.l1_unstructured(m.head, "weight", 0.2)),
+        KEY,
+        {},
+        "be copied: make",
+    ),
+    "normed head": (lambda: changed(lambda m: torch.nn.utils.weight_norm(m.head)), KEY, {}, "be copied: make"),
+    "activation": (lambda: changed(kept_activation), KEY, {}, "be copied: .* drop activations"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", UNLIKE)
+def test_what_cannot_be_compared_or_differs_is_refused_with_its_reason(name: str) -> None:
+    make, key, options, message = UNLIKE[name]
+    torch.manual_seed(0)
+    model = make()
+    with pytest.raises(ValueError, match=message) as raised:
+        encrypt_model(model, key, **options)
+    assert "\n" not in str(raised.value)
+
+
+WRONG_TYPES: dict[str, tuple[dict, str]] = {
+    **{f"layer={x!r}"[:20]: ({"layer": x}, "layer= takes the name of a layer") for x in (0, conv(), [0], [], {"conv"})},
+    **{f"image_size={x!r}": ({"image_size": x}, r"image_size= takes \(H, W\)") for x in (32, (3, 8, 8), [8])},
+    **{f"image_size={x!r}": ({"image_size": x}, "must be an integer") for x in (("8", "8"), (8.0, 8.0))},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_arguments_of_a_wrong_type_are_named(name: str) -> None:
+    options, message = WRONG_TYPES[name]
+    with pytest.raises(TypeError, match=message):
+        encrypt_model(Small(), KEY, **options)
+
+
+def right(model: nn.Module, key: BlockKey = KEY, **options: Any) -> None:
+    """The encrypted network answers as the plain one."""
+    locked, x = encrypt_model(model, key, **options), images()[..., :8, :8]
+    plain = outputs(model, network_input(x, None, torch.float64))
+    found = outputs(locked, network_input(x, key, torch.float64))
+    finite = plain.isfinite()
+    assert torch.equal(found.isfinite(), finite)
+    assert (found - plain)[finite].abs().max() < 1e-9
+
+
+def test_layers_that_share_a_module_or_a_weight_are_encrypted_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self, tied: bool) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 8, 4, 4)
+            self.b = nn.Conv2d(3, 8, 4, 4) if tied else self.a
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) * self.b(x)
+
+    for tied in (False, True):
+        right(Shared(tied).double(), layer=["a", "b"])
+    right(Shared(False).double(), layer=["a", "a"])
+    right(Shared(False).double(), PatchKeys.from_seed(0, 4, 3, (2, 2)))
+
+
+def test_masked_logits_dicts_and_numpy_sizes_are_taken() -> None:
+    masked = Through(after=lambda y: y.masked_fill(torch.arange(5) == 3, -torch.inf)).double()
+    right(masked, image_size=(np.int64(8), np.int64(8)))
+    right(Aside(lambda m, x: m.training).double().eval(), layer=["conv", "other"])
+    right(Small().double(), conditioned(1))
 
 
 class Holder:

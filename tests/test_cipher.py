@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import SHAPES, images_for, keys, signed_permutations
 from torch import Tensor
 
-from mixerkey import Key, SignedPermutation, decrypt_images, encrypt_images, normalize
+from mixerkey import Key, SignedPermutation, decrypt_images, encrypt_images, network_input, normalize
 from mixerkey.blocks import integrate, segment
 from mixerkey.keys import block_size
 
@@ -179,3 +181,23 @@ def test_views_and_empty_batches_are_images_too() -> None:
 def test_bad_images_are_refused(x: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         encrypt_images(x, Key.generate(4, 3))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.to_sparse(),
+        lambda x: torch.nested.nested_tensor([x, x]),
+        lambda x: torch.masked.masked_tensor(x, x > 0.5),
+        lambda x: x.to("meta"),
+        lambda x: x.to(torch.float8_e4m3fn),
+        lambda x: x.to(torch.complex64),
+        lambda x: (x * 255).short(),
+    ],
+    ids=["sparse", "nested", "masked", "meta", "float8", "complex", "int16"],
+)
+def test_tensors_of_other_kinds_are_refused_by_name(make: Callable[[Tensor], Tensor]) -> None:
+    for encrypt in (encrypt_images, network_input):
+        with pytest.raises(TypeError, match="images must be"):
+            encrypt(make(torch.rand(3, 8, 8)), Key.from_seed(0, 4, 3))

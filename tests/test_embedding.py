@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import timm
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import images_for, keys, signed_permutations
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from mixerkey import (
     ConvMixer,
@@ -25,6 +27,7 @@ from mixerkey import (
     encrypt_model,
     normalize,
     patch_matrix,
+    renormalize,
     set_patch_matrix,
 )
 from mixerkey.blocks import segment
@@ -196,11 +199,14 @@ def test_several_candidates_are_named_and_layer_chooses() -> None:
     for call in (lambda: patch_matrix(model), lambda: encrypt_model(model, key)):
         with pytest.raises(ValueError, match=r"several layers are .*left, right; name one with layer="):
             call()
-    encrypted = encrypt_model(model, key, layer="right")
-    assert torch.equal(patch_matrix(encrypted, layer="left"), patch_matrix(model, layer="left"))
-    assert not torch.equal(patch_matrix(encrypted, layer="right"), patch_matrix(model, layer="right"))
-    decrypted = decrypt_model(encrypted, key, layer="right")
-    assert torch.equal(patch_matrix(decrypted, layer="right"), patch_matrix(model, layer="right"))
+    with pytest.raises(ValueError, match="would stay plain: left; name them with layer=, too"):
+        encrypt_model(model, key, layer="right")
+    both = ["right", "left"]
+    encrypted = encrypt_model(model, key, layer=both)
+    decrypted = decrypt_model(encrypted, key, layer=both)
+    for layer in both:
+        assert not torch.equal(patch_matrix(encrypted, layer=layer), patch_matrix(model, layer=layer))
+        assert torch.equal(patch_matrix(decrypted, layer=layer), patch_matrix(model, layer=layer))
 
 
 @pytest.mark.parametrize(("layer", "message"), [("middle", "no layer 'middle'"), ("1", "a GELU, not a Conv2d")])
@@ -224,3 +230,36 @@ def test_equal_logits_through_the_papers_network(key: Key) -> None:
         plain = model(normalize(x).double())
         encrypted = encrypt_model(model, key)(normalize(encrypt_images(x, key)).double())
     assert torch.allclose(plain, encrypted, rtol=0, atol=1e-10)
+
+
+ARRAY: Any = torch.zeros(48, 8).numpy()
+NUMBER: Any = 0.5
+TEXT: Any = ["a"] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda m: set_patch_matrix(m, torch.full((48, 8), torch.nan)), ValueError, "E must hold finite numbers"),
+        (lambda m: set_patch_matrix(m, torch.full((48, 8), torch.inf)), ValueError, "E must hold finite numbers"),
+        (lambda m: set_patch_matrix(m, torch.zeros(48, 8) * 1j), TypeError, "a real torch.Tensor, got torch.complex64"),
+        (lambda m: set_patch_matrix(m, ARRAY), TypeError, "a real torch.Tensor, got ndarray"),
+        (lambda m: renormalize(m, [torch.nan] * 3, [0.5] * 3), ValueError, "a mean and a deviation > 0"),
+        (lambda m: renormalize(m, [0.5] * 3, [torch.nan] * 3), ValueError, "a mean and a deviation > 0"),
+        (lambda m: renormalize(m, [0.5] * 3, [torch.inf] * 3), ValueError, "a mean and a deviation > 0"),
+        (lambda m: renormalize(m, NUMBER, NUMBER), TypeError, "lists of a number for each channel; got 0.5, 0.5"),
+        (lambda m: renormalize(m, TEXT, [0.5] * 3), TypeError, "lists of a number for each channel"),
+        (lambda m: set_patch_matrix(pruned(m), torch.zeros(48, 8)), ValueError, "be copied: make .* its own"),
+        (lambda m: renormalize(pruned(m), [0.5] * 3, [0.5] * 3), ValueError, "be copied: make .* its own"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    change: Callable[[nn.Module], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        change(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 1)))
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    prune.l1_unstructured(model.get_submodule("1"), "weight", 0.2)
+    return model

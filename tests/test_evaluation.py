@@ -151,11 +151,31 @@ def test_without_the_key_the_encrypted_network_is_lost() -> None:
         lambda y: y - 1,
         lambda y: torch.where(y == 3, -100, y),
         lambda y: y / 0,
+        lambda y: y.float(),
+        lambda y: y + 0.5,
+        lambda y: y > 4,
+        lambda y: y * 1j,
     ],
-    ids=["column", "one-hot", "from 1", "from -1", "ignored", "not numbers"],
+    ids=["column", "one-hot", "from 1", "from -1", "ignored", "not numbers", "floats", "halves", "truths", "complex"],
 )
 def test_labels_that_are_no_classes_of_the_network_are_refused(change: Callable[[Tensor], Tensor]) -> None:
     """An accuracy of them would be a number without meaning."""
     images, labels = load_digits("test")
-    with pytest.raises(ValueError, match="labels must be a row of numbers 0 to 9"):
+    with pytest.raises(ValueError, match="labels must be a row of integers 0 to 9"):
         accuracy(load_pretrained("digits"), images, change(labels))
+
+
+def test_labels_are_a_tensor() -> None:
+    images, labels = load_digits("test")
+    with pytest.raises(TypeError, match=r"labels must be a torch\.Tensor of integers, got list"):
+        accuracy(load_pretrained("digits"), images, labels.tolist())  # type: ignore[arg-type]
+
+
+def test_an_answer_of_nan_is_no_class() -> None:
+    """argmax would call it the first one that is NaN."""
+    images = torch.eye(4).reshape(4, 1, 2, 2)
+    model = Brightest()
+    model.scale.data.fill_(torch.nan)
+    for ask in (lambda: accuracy(model, images, torch.zeros(4).long()), lambda: classify(model, images)):
+        with pytest.raises(ValueError, match="4 of 4 images by NaN"):
+            ask()
