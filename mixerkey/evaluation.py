@@ -172,7 +172,7 @@ def sweep(
     store: str | Path | None = None,
     progress: bool = True,
 ) -> list[int]:
-    """How many images `model` classifies correctly under each of many client keys (Fig. 5).
+    """How many images `model` classifies correctly under each of many client keys (the paper's Fig. 5).
 
     Under ``torchrun``, once `torch.distributed` is initialised, the processes share the keys.
 

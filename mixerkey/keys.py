@@ -237,7 +237,7 @@ class SignedPermutation(BlockKey):
 
     @property
     def shuffle(self) -> Shuffle:
-        """Its first step alone, Eq. (4): ``key.shuffle.then(key.flip) == key``."""
+        """Its first step alone, Eq. (4), so that ``key.shuffle.then(key.flip) == key``."""
         return Shuffle(self._secret[0], [False] * self.size, self.patch_size, self.channels)
 
     @property

@@ -183,7 +183,7 @@ def confidence_interval(right: int, total: int) -> tuple[float, float]:
 
 
 def box_plot(values: Tensor) -> dict[str, float]:
-    """The five numbers of a box plot by the rule of Fig. 5: whiskers end at the most extreme values within 1.5 IQR.
+    """Five numbers of a box plot by the rule of the paper's Fig. 5: whiskers reach values within 1.5 IQR of the box.
 
     Args:
         values: real (N,), N > 0.

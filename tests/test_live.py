@@ -216,7 +216,7 @@ def test_the_zoom_shows_where_the_two_become_equal(figure: Open) -> None:
     page.reload()
     with page.expect_request("**/digits.safetensors"):  # not before the reader steps on
         go(page, 1)
-    expect(page.locator(".zoom-verdict")).to_have_text("equal")
+    expect(page.locator(".zoom-verdict")).to_have_text("left and right are equal")
     samples = json.loads((ROOT / "mixerkey/parties/page/samples.json").read_text(encoding="utf-8"))
     for another in ("patch", "column", "digit", "key"):
         page.get_by_role("button", name=f"Another {another}").click()
@@ -224,11 +224,11 @@ def test_the_zoom_shows_where_the_two_become_equal(figure: Open) -> None:
         for step in range(9):
             go(page, step)
             verdicts.append(page.locator(".zoom-verdict").inner_text())
-        assert verdicts == ["different"] + 8 * ["equal"]
+        assert verdicts == [f"left and right are {word}" for word in ("different", *8 * ["equal"])]
     image = torch.tensor(samples[4]["pixels"], dtype=torch.uint8).reshape(1, 1, 8, 8)  # the next after the first shown
     z = segment(normalize(image)[0], 2) @ patch_matrix(model)  # (4, 4, d), without the bias
     for i in (1, 2):
-        panel = f".zoom-pair figure:nth-child({i}) table"
+        panel = f".zoom-pair figure:nth-child({i}) tbody"
         go(page, 8)
         scores = [row[1] for row in numbers(page, panel)]
         assert scores == pytest.approx(predict(model, image)[0].tolist(), abs=0.006)
@@ -360,15 +360,15 @@ def test_nothing_moves_or_overflows(browser: Browser, site: str, name: str) -> N
     """On a phone and on a desk, the height is the same before the script runs, after it, and at every step."""
     context = browser.new_context()
     page = context.new_page()
-    element = page.locator(f"mixer-{name}")
+    element, note = page.locator(f"mixer-{name}"), page.locator(f"figure:has(mixer-{name}) > figcaption .live-note")
     page.route(f"**/live/{name}.js", lambda route: route.abort())
     page.goto(f"{site}book/{CHAPTERS[name]}.html")
     before = heights(page, name)
-    expect(element.locator(".live-note")).to_be_visible()
+    expect(note).to_be_visible()
     page.unroute(f"**/live/{name}.js")
     page.reload()
     expect(element.locator(".live-says")).not_to_be_empty()
-    expect(element.locator(".live-note")).to_be_hidden()
+    expect(note).to_be_hidden()
     assert heights(page, name) == before
     assert element.evaluate("element => element.scrollWidth <= element.clientWidth")
     context.close()
@@ -409,7 +409,7 @@ def test_without_scripts_the_words_stand(browser: Browser, site: str, name: str)
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{site}book/{CHAPTERS[name]}.html")
-    text = page.locator(f"mixer-{name}").inner_text()
+    text = page.locator(f"figure:has(mixer-{name})").inner_text()
     assert len(text) > 100
     assert re.search("moves on the rendered page", text)
     context.close()

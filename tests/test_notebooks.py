@@ -125,6 +125,13 @@ def test_code_that_draws_is_folded(notebook: Path) -> None:
             assert folded, cell["source"]
 
 
+def test_what_is_folded_and_shows_nothing_has_a_name(notebook: Path) -> None:
+    """Under "Show the code" a reader expects a picture, a table or words."""
+    for cell in code_cells(notebook):
+        if FOLDED & set(cell["metadata"].get("tags", [])) - {"remove-input"} and not cell["outputs"]:
+            assert "code_prompt_show" in cell["metadata"].get("mystnb", {}), cell["source"]
+
+
 def test_prose_stands_between_code_cells(notebook: Path) -> None:
     kinds = [cell["cell_type"] for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
     assert kinds[0] == kinds[-1] == "markdown"
@@ -146,7 +153,7 @@ def test_widgets_stand_only_where_the_page_leaves_them_out(notebook: Path) -> No
     view = "application/vnd.jupyter.widget-view+json"
     for cell in code_cells(notebook):
         if any(view in output.get("data", {}) for output in cell["outputs"]):
-            assert "remove-output" in cell["metadata"].get("tags", []), cell["source"]
+            assert {"remove-input", "remove-output"} <= set(cell["metadata"].get("tags", [])), cell["source"]
     assert "widgets" not in json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
 
 

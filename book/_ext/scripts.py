@@ -1,4 +1,4 @@
-"""A Sphinx extension: what moves in the pages. An element <mixer-NAME> of a page brings its script and its style.
+"""A Sphinx extension: what moves in the pages, and drawings. An element <mixer-NAME> brings its script and its style.
 
 Each script becomes one file that needs no server. What it reads lies in the site at the address that `FILES` names, and
 beside it, with .js after its name, as a script that has the same bytes: for pages that are opened from the disk.
@@ -17,7 +17,12 @@ from typing import Any
 
 from book._ext import PAGES, ROOT
 from book._ext.lean import NODE
+from book._ext.quiz import html
+from docutils import nodes
+from docutils.parsers.rst.directives import unchanged_required
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.util.docutils import SphinxDirective
 
 ROOMS = {
     "lab": ("lab",),
@@ -35,6 +40,44 @@ FILES = {
     "digits.safetensors": "mixerkey/weights/digits.safetensors",
 }
 PICTURES = ("lab/encrypted.png",)  # which pages show without a script
+
+
+LIVE = re.compile(r'<(mixer-\w+) class="live" id="(fig-[\w-]+)">(.*)<p>(.*)</p>\s*</\1>\s*', re.DOTALL)
+
+
+class LiveFigures(SphinxTransform):
+    """An element with class "live" and an id is a figure like any other: its last paragraph is the caption."""
+
+    default_priority = 400
+
+    def apply(self, **_: Any) -> None:
+        for raw in list(self.document.findall(nodes.raw)):
+            if found := LIVE.fullmatch(raw.astext()):
+                name, label, content, words = found.groups()
+                figure = nodes.figure(ids=[label], names=[label], classes=["live-figure"])
+                figure += html(f'<{name} class="live">{content}</{name}>')
+                plain, tag, rest = words.partition("<")  # Sphinx numbers no caption without words
+                figure += nodes.caption("", "", nodes.Text(plain), html(tag + rest))
+                raw.replace_self(figure)
+                self.document.note_explicit_target(figure)
+
+
+class Drawing(SphinxDirective):
+    """SVG files of the page's folder, in its text, as one figure: ``{drawing} FILE …`` with the caption as content."""
+
+    required_arguments, final_argument_whitespace, has_content = 1, True, True
+    option_spec = {"name": unchanged_required}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        figure = nodes.figure()
+        for name in self.arguments[0].split():
+            path = Path(self.env.doc2path(self.env.docname)).parent / name
+            self.env.note_dependency(str(path))
+            figure += html(path.read_text(encoding="utf-8"))
+        words, messages = self.parse_inline(" ".join(self.content))
+        figure += nodes.caption("", "", *words)
+        self.add_name(figure)
+        return [figure, *messages]
 
 
 @cache
@@ -94,6 +137,8 @@ def write(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("drawing", Drawing)
+    app.add_transform(LiveFigures)
     app.connect("html-page-context", bring)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

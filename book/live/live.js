@@ -45,7 +45,7 @@ export function fill(cells, values) {
  * - telling: the step that paper shows, by default the last;
  * - build(): makes the stage's elements, once;
  * - show(step): draws a step and returns it in words.
- * The paragraphs in the element are its caption, which also stands where no script runs.
+ * The caption is beside it in the page, and also stands where no script runs.
  */
 export class LiveFigure extends HTMLElement {
   step = 0;

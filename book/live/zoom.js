@@ -78,7 +78,7 @@ class ZoomFigure extends LiveFigure {
     const [plain, hidden] = this.runs.map((seen) => (name === "number" ? [this.#sum(seen)] : seen[name]));
     const apart = Math.max(...Array.from(plain, (value, i) => Math.abs(value - hidden[i])));
     const equal = apart < 1e-4;
-    this.verdict.textContent = equal ? "equal" : "different";
+    this.verdict.textContent = `left and right are ${equal ? "equal" : "different"}`;
     this.verdict.dataset.equal = equal;
     return words;
   }
@@ -101,10 +101,12 @@ class ZoomFigure extends LiveFigure {
       return [make("div", { className: "zoom-picture" }, canvas, mark)];
     }
     if (name === "number") {
-      const terms = this.#terms(seen), { table, cells } = matrix(terms.length + 1, 3, "x · E, and the sum");
+      const terms = this.#terms(seen), { table, cells } = matrix(terms.length + 1, 3, "rounded to hundredths");
       const rounded = (value) => value.toFixed(2);
       fill(cells, [...terms.map(([x, e]) => [x, e, x * e].map(rounded)), [null, null, rounded(this.#sum(seen))]]);
       cells.at(-1)[2].className = "live-mark";
+      const names = ["pixel", "entry", "product"].map((textContent) => make("th", { textContent, scope: "col" }));
+      table.append(make("thead", {}, make("tr", {}, ...names)));
       return [table];
     }
     if (name === "logits") {

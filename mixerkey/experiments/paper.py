@@ -238,7 +238,7 @@ def _train_small(
 def reproduce(name: str, folder: Path, *, only: str | None = None, progress: bool = True) -> dict:
     """Run the experiments on a pretrained network, or take up what an earlier call left unfinished.
 
-    "cifar10" gives the paper's Table 1 and Fig. 5 and all the rest, in an hour or two on two CPU cores. "digits" gives
+    "cifar10" gives Table 1, the paper's Fig. 5 and all the rest, in an hour or two on two CPU cores. "digits" gives
     the same with *every* key, in seconds. Under ``torchrun`` the processes share sweeps and training.
 
     Args:
