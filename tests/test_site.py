@@ -144,6 +144,26 @@ def test_search_leads_to_the_section(browser: Browser, site: str, query: str, pa
     window.close()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_search_shows_words_beside_its_icon_and_no_tex(browser: Browser, site: str, width: int) -> None:
+    window = browser.new_page(viewport={"width": width, "height": 900})
+    window.goto(f"{site}search.html?q=key+space")
+    window.locator(".found-sections a").first.wait_for(timeout=60_000)
+    places = """() => {
+      const field = document.querySelector("#search-input, article input[type=search], .bd-search input");
+      const icon = field.closest("form").querySelector(".fa-magnifying-glass");
+      const { left } = field.getBoundingClientRect();
+      return [icon.getBoundingClientRect().right, left + parseFloat(getComputedStyle(field).paddingLeft)];
+    }"""
+    icon, words = window.evaluate(places)
+    assert icon <= words
+    excerpts = window.locator(".found-sections p")
+    assert excerpts.evaluate_all("all => all.every((e) => e.scrollWidth <= e.clientWidth)")
+    window.close()
+    sections = (SITE / "_static" / "sections.js").read_text(encoding="utf-8")
+    assert not re.search(r"mathrm|\\\\top|\\\\Sigma|horn2013matrix", sections)
+
+
 def test_formulas_are_drawn_and_numbered() -> None:
     numbers = []
     for path in SITE.glob("book/*.html"):

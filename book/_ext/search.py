@@ -10,9 +10,42 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unicodedata import lookup
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+
+SIGNS = {"top": "T", "times": "×", "cdot": "·", "dots": "…", "ldots": "…", "le": "≤", "ge": "≥", "in": "∈", "to": "→"}
+
+
+def sign(command: re.Match[str]) -> str:
+    """A TeX command as a letter, if it is one."""
+    name = command[1]
+    try:
+        greek = lookup(f"GREEK {'CAPITAL' if name[0].isupper() else 'SMALL'} LETTER {name.upper()}")
+    except KeyError:
+        greek = ""
+    return SIGNS.get(name, greek)
+
+
+def words(part: nodes.Element) -> str:
+    r"""The text of a part, with formulas as one might type them, and without keys of citations.
+
+    >>> words(nodes.paragraph("", "", nodes.Text("of "), nodes.math("", r"\Sigma' = T^\top, M^2\,p_\mathrm{b}")))
+    "of Σ' = T^T, M^2 p_b"
+    """
+    copy = nodes.container("", part.deepcopy())
+    for node in list(copy.findall(lambda node: isinstance(node, nodes.math_block | nodes.raw) or cites(node))):
+        node.parent.remove(node)
+    for formula in list(copy.findall(nodes.math)):
+        tex = re.sub(r"\\([A-Za-z]+)", sign, formula.astext())
+        formula.parent.replace(formula, nodes.Text(re.sub(r"\\.", " ", tex).translate(str.maketrans("", "", "{}"))))
+    return re.sub(r"\s+", " ", copy.astext())
+
+
+def cites(node: nodes.Node) -> bool:
+    return isinstance(node, pending_xref) and node.get("refdomain") == "cite"
 
 
 def sections(app: Sphinx) -> list[dict[str, Any]]:
@@ -24,7 +57,7 @@ def sections(app: Sphinx) -> list[dict[str, Any]]:
             if (heading := section.next_node(nodes.title)) is None:  # of a module in the reference
                 continue
             parts = [part for part in section.children if not isinstance(part, nodes.section | nodes.title)]
-            text = " ".join(re.sub(r"\s+", " ", part.astext()) for part in parts)
+            text = " ".join(map(words, parts))
             labels = [block.get("label") or "" for part in parts for block in part.findall(nodes.math_block)]
             equations = [label[3:] for label in labels if label.startswith("eq-")]
             where = {"page": page, "id": section["ids"][0], "book": title, "title": heading.astext()}

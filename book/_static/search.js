@@ -22,6 +22,12 @@ function excerpt({ text }, query) {
   return (from ? "… " : "") + text.slice(from, to).trim() + (to < text.length ? " …" : "");
 }
 
+/** Words with what stands low or high in their formulas. */
+function typeset(words) {
+  return words.split(/((?<=\b[A-Za-z])_\w\b|\^\w)/).map((part, i) =>
+    (i % 2 ? Object.assign(document.createElement(part[0] === "_" ? "sub" : "sup"), { textContent: part[1] }) : part));
+}
+
 addEventListener("DOMContentLoaded", () => {
   const query = (new URLSearchParams(location.search).get("q") ?? "").trim().toLowerCase().replaceAll("+", " ");
   if (!query) return;
@@ -33,7 +39,7 @@ addEventListener("DOMContentLoaded", () => {
     link.href = `${section.page}.html#${section.id}`;
     link.textContent = section.title;
     if (section.title !== section.book) where.textContent = ` in ${section.book}`;
-    words.textContent = excerpt(section, query);
+    words.append(...typeset(excerpt(section, query)));
     const item = list.appendChild(document.createElement("li"));
     item.append(link, where, words);
   }
