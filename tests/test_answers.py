@@ -111,6 +111,11 @@ def typed(values: list) -> str:
     return ", ".join(str(value) for value in values)
 
 
+def typeset(words: str) -> str:
+    """Words as the page shows them, with the indices of symbols lowered."""
+    return re.sub(r"\b([a-zA-Z])_(\w)\b", r"\1\2", words)
+
+
 @pytest.mark.parametrize("page", sorted({EXERCISES[label][0] for label in ANSWERS}))
 def test_every_right_and_wrong_answer_is_judged(browser: Browser, site: str, page: str) -> None:
     context = browser.new_context()
@@ -125,13 +130,18 @@ def test_every_right_and_wrong_answer_is_judged(browser: Browser, site: str, pag
                 place.fill(typed(wrong))
                 assert says.inner_text() == ""  # the last verdict is gone
                 place.press("Enter")
-                assert says.inner_text() == f"Not right: {why}."
+                assert says.inner_text() == typeset(f"Not right: {why}.")
             place.fill("perhaps")
             place.press("Enter")
             assert "asked for, and none found" in says.inner_text()
             place.fill(typed(field["right"]))
             place.press("Enter")
-            assert says.inner_text() == f"Right: {field['praise']}"
+            assert says.inner_text() == typeset(f"Right: {field['praise']}")
+            assert says.locator("sub").count() == len(re.findall(r"\b[a-zA-Z]_\w\b", field["praise"]))
+            asked = place.locator("xpath=..").inner_text()
+            assert (len(field["right"]) > 1) == bool(
+                re.search(r"\(\d+ (numbers, with commas|times True or False)\)", asked)
+            )
         expect(box.locator(".exercise-done input")).to_be_checked()
         assert label in window.evaluate("JSON.parse(localStorage.mixerkey).done")
     context.close()

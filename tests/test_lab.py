@@ -484,7 +484,7 @@ def test_the_stage_stays_in_sight_and_marks_right_and_wrong(page: Page) -> None:
             assert seen
             assert 0 <= stage["y"] < 120, "the stage is gone"
             assert seen["y"] >= stage["y"] + stage["height"] - 1, f"the stage covers {target}"
-            assert stage["height"] < 844 / 3
+            assert stage["height"] < 844 / (5 if width == 390 else 3)
     page.locator("#lab-samples button").nth(1).click()
     assert page.locator("#lab-samples [aria-pressed=true]").get_attribute("title") == "automobile, CIFAR-10"
     page.locator("#lab-fetch").click()
@@ -494,6 +494,20 @@ def test_the_stage_stays_in_sight_and_marks_right_and_wrong(page: Page) -> None:
     for i, text in enumerate(texts):
         assert text.endswith("right") == ("automobile" in text)
         assert i not in (0, 3) or text.endswith("right")
+
+
+def test_a_picture_without_a_network_is_told_the_block_size_that_has_one(page: Page) -> None:
+    fetch = page.locator("#lab-fetch")
+    expect(fetch).to_be_enabled()
+    page.locator("#lab-samples button").last.click()  # a digit
+    expect(fetch).to_be_disabled()
+    expect(fetch).to_have_text("No network for M = 4: choose M = 2")
+    page.locator("[name=lab-M][value='2']").check()
+    expect(fetch).to_be_enabled()
+    fetch.click()
+    expect(page.locator("#lab-short li")).to_have_count(4)
+    assert page.locator("#lab-short li").nth(1).inner_text().split("\n")[0].startswith("plain image")
+    expect(page.locator("#lab-network-note")).to_contain_text("The pocket ConvMixer for digits is here")
 
 
 def test_reload_and_back_begin_anew(page: Page, site: str) -> None:

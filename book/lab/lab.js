@@ -10,10 +10,10 @@ const COLOURS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 const SAMPLES = [...COLOURS.map((name) => `${name}, CIFAR-10`), "temple, photograph", "flower, photograph"];
 const NETWORKS = { // by patch size and channels
   "4,3": { file: "cifar10.safetensors", bytes: 2917088, classes: COLOURS, name: "ConvMixer-256/8" },
-  "2,1": { file: "digits.safetensors", bytes: 94992, classes: [..."0123456789"], name: "the pocket ConvMixer for digits" },
+  "2,1": { file: "digits.safetensors", bytes: 94992, classes: [..."0123456789"], name: "The pocket ConvMixer for digits" },
 };
 const PAIRS = [["plain", false], ["plain", true], ["encrypted", false], ["encrypted", true], ["partly", true]];
-const SHORT = ["plain → plain", "plain → encrypted", "encrypted → plain", "encrypted → encrypted"]; // image → model
+const SHORT = ["plain", "encrypted"].flatMap((image) => ["plain", "encrypted"].map((model) => [`${image} image`, `${model} model`]));
 const PUBLIC = 1000; // crops that the attacker knows
 const COLUMNS = 12, SHOWN = 24; // ciphertexts that the console shows
 
@@ -58,8 +58,8 @@ function show() {
     draw(at(`by-${id}`), decrypt(encrypted, dimensions, key), dimensions);
   }
   say("picture-name", picture.name);
-  say("key-size", `Blocks of ${M} × ${M} pixels and ${picture.shape[0]} channel${picture.shape[0] > 1 ? "s" : ""}: ` +
-    `a key moves ${size} pixels and flips ${size / 2} of them.`);
+  say("key-size", `Blocks of ${M} × ${M}, ${picture.shape[0] > 1 ? "each place with its red, green and blue" : "grey"}: ` +
+    `a key moves ${size} numbers, called pixels, and flips ${size / 2} of them.`);
   document.querySelectorAll(".lab-fraction").forEach((slider) => {
     slider.value = 100 * fraction;
     slider.setAttribute("aria-valuetext", `${percent(fraction)}: ${positions} of ${size} positions and ${signs} flips wrong`);
@@ -88,10 +88,12 @@ function showNumbers({ v, r }) {
 /** What the network says, or why it can't. */
 function showNetwork() {
   const offer = NETWORKS[shape()], network = networks[shape()];
-  at("fetch").hidden = !offer || Boolean(network);
+  at("fetch").hidden = Boolean(network);
+  at("fetch").disabled = !offer;
   at("answers").hidden = !network;
   if (!network) at("short").replaceChildren();
   if (!offer) {
+    say("fetch", `No network for M\u00a0=\u00a0${M}: choose M\u00a0=\u00a0${picture.shape[0] > 1 ? 4 : 2}`);
     say("network-note", `No trained network with patches of ${M} × ${M} for such pictures comes with the package: ` +
       "choose M = 4 for colour pictures, M = 2 for handwritten digits. The cipher and the attack work all the same.");
     return;
@@ -130,9 +132,9 @@ function ask(network, offer) {
     const verdicts = best.map((one) => verdict(offer.classes[one], offer.classes[best[0]]));
     results.forEach((probabilities, i) => at(`pair-${i}`).replaceChildren(
       element("strong", answers[i]), mark(verdicts[i]), bars(probabilities, offer.classes)));
-    at("short").replaceChildren(...SHORT.map((name, i) => {
+    at("short").replaceChildren(...SHORT.map((names, i) => {
       const line = element("li");
-      line.append(element("span", name), element("strong", answers[i]), mark(verdicts[i]));
+      line.append(...names.map((name) => element("span", name)), element("strong", answers[i]), mark(verdicts[i]));
       return line;
     }));
     say("answers-said", answers.map((answer, i) => `${at(`pair-${i}`).dataset.name}: ${answer}, ${verdicts[i]}.`).join(" "));

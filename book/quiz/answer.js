@@ -23,6 +23,16 @@ function judge(text, { right, praise, mistakes, within = 0 }) {
   return [false, `Not right${why ? `: ${why}.` : ". Try again, or unfold the solution."}`];
 }
 
+/** What to type where one number is not enough. */
+function format({ right }) {
+  if (right.length === 1) return "";
+  return typeof right[0] === "boolean" ? ` (${right.length} times True or False)` : ` (${right.length} numbers, with commas)`;
+}
+
+/** Words with the indices of their symbols lowered: v_k, p_b. */
+const typeset = (words) => words.split(/(?<=\b[a-zA-Z])_(\w)\b/).map((part, i) =>
+  (i % 2 ? Object.assign(document.createElement("sub"), { textContent: part }) : part));
+
 class Answer extends HTMLElement {
   connectedCallback() {
     const form = document.createElement("form");
@@ -31,7 +41,9 @@ class Answer extends HTMLElement {
       const says = document.createElement("output"); // is read aloud
       Object.assign(input, { type: "text", autocomplete: "off", spellcheck: false });
       input.addEventListener("input", () => says.replaceChildren()); // a verdict belongs to what it was given for
-      label.append(field.ask, input);
+      const ask = label.appendChild(document.createElement("span"));
+      ask.append(...typeset(field.ask + format(field)));
+      label.append(input);
       form.append(label, says);
       return { ...field, input, says };
     });
@@ -40,7 +52,7 @@ class Answer extends HTMLElement {
       event.preventDefault();
       const verdicts = fields.map(({ input, says, ...field }) => {
         const [right, words] = judge(input.value, field);
-        says.textContent = words;
+        says.replaceChildren(...typeset(words));
         says.dataset.verdict = right ? "right" : "wrong";
         return right;
       });
