@@ -139,6 +139,39 @@ def test_scrollers_are_reachable_on_a_phone(browser: Browser, site: str) -> None
         assert scrollers > 0
 
 
+def test_fingers_hit_what_is_to_be_hit(browser: Browser, site: str) -> None:
+    small = """() => [...document.querySelectorAll("article :is([type=checkbox], [type=radio], [type=range])")]
+        .filter((e) => e.checkVisibility()).map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+        .filter(([, { width, height }]) => width < 24 || height < 24).map(([name]) => name)"""
+    for name in ("book/lab.html", "book/image-cipher.html", "book/beyond.html"):
+        with opened(browser, site + name, viewport=PHONE, has_touch=True, is_mobile=True) as page:
+            page.locator("article input").first.wait_for()
+            assert page.evaluate(small) == [], name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_figure_opens_at_its_full_size(browser: Browser, site: str, scheme: str) -> None:
+    with opened(browser, site + CHAPTER, viewport=PHONE, color_scheme=scheme) as page:
+        links = page.locator("a.full-size:visible")
+        assert links.count() == page.locator("figure img:visible").count() >= 3
+        assert links.evaluate_all("all => all.every((e) => e.firstElementChild.matches('.only-" + scheme + "'))")
+        link, above = links.first, page.locator("dialog.above")
+        link.focus()
+        page.keyboard.press("Enter")
+        image = above.locator("img")
+        shown = image.evaluate("async (e) => (await e.decode(), [e.clientWidth, e.naturalWidth, e.alt])")
+        assert shown[0] == shown[1] > PHONE["width"]
+        assert shown[2] == link.locator("img").get_attribute("alt")
+        assert image.evaluate("(e) => getComputedStyle(e).filter") == "none"  # the theme's, for pictures of one colour
+        assert above.evaluate("(e) => (e.scrollTo(200, 0), e.scrollLeft)") == 200
+        page.keyboard.press("Escape")
+        assert above.count() == 0
+        assert link.evaluate("(e) => e === document.activeElement")
+        link.click()
+        above.get_by_role("button", name="Close").click()
+        assert above.count() == 0
+
+
 def test_reduced_motion_is_respected(browser: Browser, site: str) -> None:
     moving = """() => [...document.querySelectorAll("*")].filter((e) => {
         const style = getComputedStyle(e);

@@ -34,8 +34,11 @@ FAULTS = r"""async () => {
     const ratio = (image.naturalWidth / image.naturalHeight) / (image.clientWidth / image.clientHeight);
     if (Math.abs(ratio - 1) > 0.02) found.push(`stretched ${ratio.toFixed(2)} times: ${name(image)}`);
   }
-  for (const figure of root.querySelectorAll("figure:has(img)")) if (seen(figure)) {
-    const caption = figure.querySelector("figcaption");
+  for (const live of root.querySelectorAll(".live:not(mixer-break)")) {
+    if (!live.parentElement.matches("figure")) found.push(`no figure: ${live.tagName}`);
+  }
+  for (const figure of root.querySelectorAll("figure:has(img, svg, .live):not(.live *, .lab *)")) if (seen(figure)) {
+    const caption = figure.querySelector(":scope > figcaption");
     if (!caption || !seen(caption) || !caption.textContent.trim()) found.push(`no caption: ${name(figure)}`);
     else if (!/^Fig\. \d+/.test(caption.textContent.trim())) found.push(`no number: ${name(caption)}`);
   }
@@ -59,8 +62,51 @@ FAULTS = r"""async () => {
       if (!/auto|scroll/.test(getComputedStyle(box).overflowX)) found.push(`cut for good: ${name(content)}`);
     }
   }
+  for (const formula of root.querySelectorAll(".katex")) if (seen(formula)) {
+    const block = formula.closest("p, li, td, th, dd, figcaption, h1, h2, h3, h4, div").getBoundingClientRect();
+    const parts = formula.closest(".katex-display") ? [] : [...formula.querySelectorAll(".base")];
+    const right = Math.max(0, ...parts.map((part) => part.getBoundingClientRect().right));
+    if (right > Math.min(block.right, innerWidth) + 1) found.push(`a formula cut for good: ${name(formula)}`);
+    const after = formula.closest(".math")?.nextSibling;
+    if (parts.length === 1 && /^[,.;:!?)’”]/.test(after?.data)) {
+      const sign = document.createRange();
+      sign.setStart(after, 0), sign.setEnd(after, 1);
+      const [last] = parts.slice(-1), { left } = sign.getBoundingClientRect();
+      if (left < last.getBoundingClientRect().right - 2) found.push(`its sign begins a line: ${name(formula)}`);
+    }
+  }
+  for (const tag of root.querySelectorAll(".katex-display .tag")) if (seen(tag)) {
+    const { left, top, bottom } = tag.getBoundingClientRect();
+    const clear = getComputedStyle(tag).backgroundImage === "none"; // it would be printed over what is under it
+    for (const base of tag.parentElement.querySelectorAll(":scope > .base")) {
+      const under = base.getBoundingClientRect();
+      const covered = under.top >= top - 1 && under.bottom <= bottom + 1;
+      if (under.right > left + 1 && (clear || !covered)) found.push(`a number over its formula: ${name(tag)}`);
+    }
+  }
+  for (const table of root.querySelectorAll(".pst-scrollable-table-container[tabindex]")) if (seen(table)) {
+    const rows = [...table.querySelectorAll("tr")], other = [...table.querySelectorAll("tr > :not(:first-child)")];
+    const opaque = [...rows, ...other].some((e) => getComputedStyle(e).backgroundColor !== "rgba(0, 0, 0, 0)");
+    if (opaque) found.push(`a table hides that it goes on: ${name(table)}`);
+    const first = rows[0].firstElementChild, before = first.getBoundingClientRect().left;
+    table.scrollLeft = 1e4;
+    if (Math.abs(first.getBoundingClientRect().left - before) > 1) found.push(`no first column: ${name(table)}`);
+    table.scrollLeft = 0;
+  }
+  for (const words of root.querySelectorAll("h1, h2, h3, h4, figcaption")) {
+    const text = words.textContent.replace(words.querySelector(".caption-number")?.textContent, "");
+    if (/(?<!paper[’']s )Fig\. \d/.test(text) && !/claims/.test(location)) found.push(`whose figure? ${name(words)}`);
+  }
+  const text = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (text.nextNode()) {
+    const { data, parentElement } = text.currentNode;
+    const plain = /Eq\. \(\d/.test(data) && !parentElement.closest("a, pre, code, h2, h3, figcaption, .lab, .live");
+    if (plain) found.push(`leads nowhere: ${data.trim().slice(0, 60)}`);
+  }
   for (const code of root.querySelectorAll("pre")) if (seen(code)) {
     if (getComputedStyle(code).whiteSpace !== "pre") found.push(`code wraps: ${name(code)}`);
+    const columns = /^ |\S {2,}\S/m.test(code.textContent);
+    if (code.closest(".cell_output") && !columns) found.push(`words do not wrap: ${name(code)}`);
   }
   if (document.documentElement.dataset.theme === "dark") {
     for (const box of root.querySelectorAll(":is(div, p, pre, table, details):not(.live *, .lab *)")) if (seen(box)) {
@@ -103,6 +149,28 @@ UNSEEN_FOCUS = r"""() => {
 }"""
 
 
+CUT_ON_PAPER = r"""() => {
+  const cut = [...document.querySelectorAll("article :is(pre, .katex-display, .pst-scrollable-table-container)")]
+    .filter((box) => box.checkVisibility() && box.getBoundingClientRect().left + box.scrollWidth > innerWidth + 1);
+  const faded = [...document.querySelectorAll("article :is(pre, .katex-display)")]
+    .filter((box) => getComputedStyle(box).backgroundImage !== "none");
+  const name = (box) => box.textContent.trim().slice(0, 60);
+  return [...cut.map((box) => `cut: ${name(box)}`), ...faded.map((box) => `faded: ${name(box)}`)];
+}"""
+
+
+def test_paper_cuts_nothing(browser: Browser, site: str) -> None:
+    """A4 with the browser's margins of 1 cm."""
+    page, found = browser.new_page(viewport={"width": 718, "height": 1000}), []
+    page.emulate_media(media="print")
+    for name in PAGES:
+        page.goto(site + name)
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        found += [f"{name}: {fault}" for fault in page.evaluate(CUT_ON_PAPER)]
+    page.close()
+    assert found == []
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_control_shows_that_it_has_the_focus(browser: Browser, site: str, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -120,23 +188,29 @@ MENTIONS = r"""() => {
   while (walker.nextNode()) {
     const { data, parentElement } = walker.currentNode;
     if (parentElement.closest("pre, code, h1, h2, h3, h4, figcaption, .live, script")) continue;
-    for (const [name] of data.matchAll(/Fig\. \d+/g)) found.push([name, parentElement.closest("a")?.href ?? ""]);
+    const link = parentElement.closest("a");
+    for (const { 0: name, index } of data.matchAll(/Fig\. \d+/g)) {
+      const before = data.slice(0, index) || (link?.previousSibling?.textContent ?? "");
+      found.push([name, link?.href ?? "", /paper[’']s $/.test(before) ? "the paper's" : ""]);
+    }
   }
   return found;
 }"""
 LED_TO = """() => {
   const target = document.querySelector(":target");
-  const words = target.querySelector("figcaption") ?? target.closest("section").querySelector("h1, h2, h3");
+  const words = target.querySelector(":scope > figcaption") ?? target.closest("section").querySelector("h1, h2, h3");
   return words.textContent;
 }"""
 
 
 def test_every_figure_that_the_text_names_is_led_to(browser: Browser, site: str) -> None:
-    """Those of the book to the figure of that number, those of the paper to the claims ledger."""
+    """Those of the book to the figure of that number, those of the paper to the claims ledger, and the words say so."""
     page, mentions = browser.new_page(), set[tuple[str, str]]()
     for name in PAGES:
         page.goto(site + name)
-        mentions |= {(figure, url) for figure, url in page.evaluate(MENTIONS)}
+        for figure, url, whose in page.evaluate(MENTIONS):
+            mentions.add((figure, url))
+            assert name == "book/claims.html" or bool(whose) == ("claims.html#" in url), f"{name}: whose {figure}?"
     assert len(mentions) >= 8
     for figure, url in sorted(mentions):
         assert url, f"{figure} leads nowhere"

@@ -149,6 +149,39 @@ class Figures(SphinxPostTransform):
                 both += [image, dark]
 
 
+class Printed(SphinxPostTransform):
+    """What a cell printed wraps like a text, unless columns stand in line in it."""
+
+    default_priority = 20
+
+    def run(self, **_: Any) -> None:
+        if self.app.builder.name not in PAGES:
+            return
+        for block in list(self.document.findall(nodes.literal_block)):
+            text = block.astext().rstrip()
+            if "output" in block["classes"] and text and not re.search(r"^ |\S {2,}\S", text, re.MULTILINE):
+                block.replace_self(nodes.paragraph(text, text, classes=[*block["classes"], "printed"]))
+
+
+class Joined(SphinxPostTransform):
+    """No line begins with the sign that follows a short formula; a long one goes on in the next line itself."""
+
+    default_priority = 20
+
+    def run(self, **_: Any) -> None:
+        if self.app.builder.name not in PAGES:
+            return
+        for formula in list(self.document.findall(nodes.math)):
+            after = formula.next_node(descend=False, siblings=True)
+            if isinstance(after, nodes.Text) and len(formula.astext()) < 40:
+                sign, rest = re.fullmatch(r"([,.;:!?)’”]*)(.*)", after, re.DOTALL).groups()  # type: ignore[union-attr]
+                if sign:
+                    after.parent.replace(after, nodes.Text(rest))
+                    formula.replace_self(
+                        nodes.inline("", "", formula.deepcopy(), nodes.Text(sign), classes=["unbroken"])
+                    )
+
+
 def compress(picture: Path) -> Path:
     """Write a PNG file anew as WebP, with the same pixels, if that makes it smaller; where it is now."""
     with Image.open(picture) as file:
@@ -187,6 +220,9 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         # A script of 1.5 MB that draws a dozen icons; the font below does, too.
         page = re.sub(r'<script src="[^"]*fontawesome\.js[^"]*"></script>', "", page)
         page = re.sub(r"(?<=_images/)[^\"/]+\.png", lambda found: renamed.get(found[0], found[0]), page)
+        if app.builder.name == "html":  # book.js shows it above the page
+            figure = r'<img\b[^>]* src="([^"]*_images/[^"]+)"[^>]*>'
+            page = re.sub(figure, r'<a class="full-size" href="\1">\g<0></a>', page)
         for image in set(re.findall(r"<img\b(?![^>]*\bloading=)[^>]*>", page)):
             page = page.replace(image, with_size(image, path.parent))
         path.write_text(page, encoding="utf-8")
@@ -209,5 +245,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", drop_widgets, priority=900)
     app.add_js_file(None, body=DECIDE, priority=0)
     app.add_post_transform(Figures)
+    app.add_post_transform(Printed)
+    app.add_post_transform(Joined)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

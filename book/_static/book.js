@@ -25,6 +25,19 @@ addEventListener("afterprint", () => {
   closed.forEach((details) => (details.open = false));
 });
 
+/* A figure at its full size, above the page: it was drawn for a desk. Without scripts its link leads to the file. */
+addEventListener("click", (event) => {
+  const link = event.target.closest("a.full-size");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const { alt, className } = link.firstElementChild, image = Object.assign(new Image(), { src: link.href, alt, className });
+  const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close" });
+  const above = Object.assign(document.createElement("dialog"), { className: "above", onclick: () => above.close(), onclose: () => above.remove() });
+  above.append(close, image);
+  document.body.append(above);
+  above.showModal();
+});
+
 /* A link to a cell shows its code. */
 function unfold() {
   document.querySelectorAll("div.cell:target details").forEach((details) => (details.open = true));
