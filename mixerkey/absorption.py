@@ -34,7 +34,7 @@ from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedP
 Model = TypeVar("Model", bound=nn.Module)
 SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
 TOLERANCE = 1e-6  # of the probe in float64, relative to its largest value
-COARSE = 1e-2  # where the weights' own rounding, enlarged by the key's condition, says more
+COARSE = 1e-3  # where the weights' own rounding, enlarged by the key's condition, says more
 
 
 def encrypt_model(
@@ -126,8 +126,13 @@ def _check_weights(model: nn.Module) -> None:
             raise ValueError(f"{name!r} has no shape as yet: run the network once on an image, then encrypt it")
         if weight.is_meta:
             raise ValueError(f"{name!r} is on the meta device and has no numbers: load the weights, then encrypt")
-        if not weight.isfinite().all():
+        if not _finite(weight):
             raise ValueError(f"{name!r} holds NaN or infinity: what it answers cannot be compared")
+
+
+def _finite(weight: Tensor) -> bool:
+    """Of any dtype, also of those that compute nothing."""
+    return bool(weight.detach().to(torch.complex128 if weight.is_complex() else torch.float64).isfinite().all())
 
 
 def _layer_names(layer: str | Sequence[str] | None) -> list[str]:
@@ -421,7 +426,7 @@ def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, 
         ValueError: it does not answer as it should, with the likely reason.
     """
     changed = _changed(before, after)
-    if not all(new.isfinite().all() for _, new in changed):
+    if not all(_finite(new) for _, new in changed):
         raise ValueError("the encrypted weights overflow their dtype: T⁻¹ is too large; take another key or double()")
     order = key if isinstance(key, BlockOrder) else key.order if isinstance(key, ScrambledKey) else None
     images = torch.randint(256, (2, key.channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -431,7 +436,8 @@ def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, 
     if not _alike(old, again, None, TOLERANCE):
         raise ValueError("the network answers the same images differently each time: it draws at random, or counts")
     new, wrong = _answer(second, encrypted), _answer(second, plain)
-    rounding = key.condition * max(torch.finfo(p.dtype).eps for p in before.parameters() if p.is_floating_point())
+    steps = [torch.finfo(p.dtype).eps for p in before.parameters() if p.is_floating_point() or p.is_complex()]
+    rounding = key.condition * max(steps)
     if not _alike(old, new, order, min(max(TOLERANCE, rounding), COARSE)):
         if key.condition > 1 and rounding > COARSE:
             raise ValueError(
