@@ -55,7 +55,7 @@ class LiveFigures(SphinxTransform):
             if found := LIVE.fullmatch(raw.astext()):
                 name, label, content, words = found.groups()
                 figure = nodes.figure(ids=[label], names=[label], classes=["live-figure"])
-                figure += html(f'<{name} class="live">{content}</{name}>')
+                figure += html(f'<{name} class="live">{content.strip()}</{name}>')
                 plain, tag, rest = words.partition("<")  # Sphinx numbers no caption without words
                 figure += nodes.caption("", "", nodes.Text(plain), html(tag + rest))
                 raw.replace_self(figure)
