@@ -149,16 +149,20 @@ def test_search_shows_words_beside_its_icon_and_no_tex(browser: Browser, site: s
     window = browser.new_page(viewport={"width": width, "height": 900})
     window.goto(f"{site}search.html?q=key+space")
     window.locator(".found-sections a").first.wait_for(timeout=60_000)
-    places = """() => {
-      const field = document.querySelector("#search-input, article input[type=search], .bd-search input");
-      const icon = field.closest("form").querySelector(".fa-magnifying-glass");
-      const { left } = field.getBoundingClientRect();
-      return [icon.getBoundingClientRect().right, left + parseFloat(getComputedStyle(field).paddingLeft)];
-    }"""
-    icon, words = window.evaluate(places)
-    assert icon <= words
+    places = """() => [...document.querySelectorAll(".bd-search input[type=search]")]
+      .filter((field) => field.checkVisibility()).map((field) => {
+        const { left } = field.getBoundingClientRect();
+        const icon = field.closest("form").querySelector(".fa-magnifying-glass").getBoundingClientRect();
+        return [icon.right, left + parseFloat(getComputedStyle(field).paddingLeft)];
+      })"""
+    found = window.evaluate(places)
     excerpts = window.locator(".found-sections p")
     assert excerpts.evaluate_all("all => all.every((e) => e.scrollWidth <= e.clientWidth)")
+    window.goto(f"{site}book/welcome.html")
+    window.keyboard.press("Control+k")  # the field above the page
+    found += window.evaluate(places)
+    assert len(found) == 2
+    assert [pair for pair in found if pair[0] > pair[1]] == []
     window.close()
     sections = (SITE / "_static" / "sections.js").read_text(encoding="utf-8")
     assert not re.search(r"mathrm|\\\\top|\\\\Sigma|horn2013matrix", sections)
