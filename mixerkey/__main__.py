@@ -10,13 +10,15 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mixerkey.convmixer import PRETRAINED, ConvMixer, load_pretrained, save_model
 from mixerkey.data import load_cifar10, load_digits
@@ -24,13 +26,27 @@ from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import report, reproduce
 from mixerkey.files import make_folder, one_line, write_json
 from mixerkey.parties.commands import add_commands
-from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, train
+from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, Recipe, train
 from mixerkey.vit import ViT
 
-RECIPES = {
-    "digits": {"fast": DIGITS},
-    "cifar10": {"fast": FAST, "lesson": LESSON, "paper": PAPER},
-    "vit": {"fast": VIT},
+
+class Trained(NamedTuple):
+    """A network that ``mixerkey train`` makes."""
+
+    make: Callable[[], ConvMixer | ViT]
+    load: Callable[[str], tuple[Tensor, Tensor]]  # "train" or "test" -> images and labels
+    recipes: dict[str, Recipe]
+    teacher: str | None = None
+
+
+def _cifar10(split: str) -> tuple[Tensor, Tensor]:
+    return load_cifar10(split, progress=sys.stderr.isatty())
+
+
+NETWORKS = {
+    "digits": Trained(partial(ConvMixer, 64, 4, 3, patch_size=2, in_channels=1), load_digits, {"fast": DIGITS}),
+    "cifar10": Trained(partial(ConvMixer, 256, 8), _cifar10, {"fast": FAST, "lesson": LESSON, "paper": PAPER}),
+    "vit": Trained(partial(ViT, dim=128, depth=6, heads=4), _cifar10, {"fast": VIT}, teacher="cifar10"),
 }
 
 
@@ -101,7 +117,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "torchrun --nproc-per-node 2 -m mixerkey train digits --out runs/digits. The progress bar, shown where stderr "
         "is a terminal, tells how long the others take here, and a run that was stopped goes on.",
     )
-    command.add_argument("name", choices=RECIPES)
+    command.add_argument("name", choices=NETWORKS)
     command.add_argument(
         "--recipe",
         choices=("fast", "lesson", "paper"),
@@ -144,19 +160,12 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    recipe = RECIPES[options.name].get(options.recipe)
+    make, load, recipes, teacher = NETWORKS[options.name]
+    recipe = recipes.get(options.recipe)
     if recipe is None:
         raise ValueError(f"{options.name} has no recipe {options.recipe!r}; use --recipe fast")
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    model: ConvMixer | ViT
-    cifar10 = partial(load_cifar10, progress=sys.stderr.isatty())
-    if options.name == "digits":
-        model, load, teacher = ConvMixer(64, 4, 3, patch_size=2, in_channels=1), load_digits, None
-    elif options.name == "cifar10":
-        model, load, teacher = ConvMixer(256, 8), cifar10, None
-    else:
-        model, load, teacher = ViT(dim=128, depth=6, heads=4), cifar10, load_pretrained("cifar10").to(device)
     make_folder(options.out)
     images, labels = load("train")
     if not 0 <= options.validation < len(images):
@@ -168,13 +177,13 @@ def _train(options: argparse.Namespace) -> None:
         held_out = load("test")
     with _processes():
         model, receipt = train(
-            model.to(device),
+            make().to(device),
             images,
             labels,
             recipe,
             seed=options.seed,
             evaluate=lambda trained: accuracy(trained, *held_out),
-            teacher=teacher,
+            teacher=None if teacher is None else load_pretrained(teacher).to(device),
             checkpoint=options.out / "checkpoint.safetensors",
             progress=sys.stderr.isatty(),
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mixerkey import ConvMixer, accuracy
-from mixerkey.__main__ import RECIPES, main
+from mixerkey.__main__ import NETWORKS, main
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import load_model, load_pretrained
 from mixerkey.data import load_digits
@@ -189,7 +189,7 @@ def test_processes_must_share_a_batch_equally(monkeypatch: pytest.MonkeyPatch) -
 def test_validation_images_are_held_out_of_the_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(RECIPES["digits"], "fast", replace(DIGITS, epochs=1))
+    monkeypatch.setitem(NETWORKS["digits"].recipes, "fast", replace(DIGITS, epochs=1))
     assert main(["train", "digits", "--out", str(tmp_path), "--validation", "200"]) == 0
     assert "accuracy on the validation images" in capsys.readouterr().out
     receipt = json.loads((tmp_path / "digits.json").read_text())

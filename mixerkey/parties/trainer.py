@@ -170,7 +170,7 @@ def rotate_model(model: Model, old: BlockKey, new: BlockKey) -> Model:
     The relative key R = ``old.inverse().then(new)`` has the matrix T_oldᵀ T_new, so Rᵀ E' = T_newᵀ T_old T_oldᵀ E =
     T_newᵀ E. Where keys move pixels, rows are moved and negated, never rounded: the result is bit for bit the plain
     model encrypted with `new`. Whoever has R can turn images and models of the one key into those of the other; it
-    stays with the third party.
+    stays with the third party. `old` is taken at its word: that a model was encrypted with another key cannot be seen.
 
     Raises:
         ValueError: the keys do not fit each other, or the model.
