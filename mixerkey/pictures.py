@@ -190,8 +190,12 @@ def convert_picture(source: Path, target: Path, channels: int, cipher: Callable[
     """
     image = cipher(read_picture(source, channels, exact=True))
     if not target.exists():
-        write_picture(image, target)
-    elif not torch.equal(read_picture(target, channels, exact=True), image):
+        return write_picture(image, target)
+    try:
+        found = read_picture(target, channels, exact=True)
+    except ValueError as error:
+        raise ValueError(f"{target} is there already, and not this picture; choose another name") from error
+    if not torch.equal(found, image):
         raise ValueError(f"{target} is another picture; choose another name, or remove it")
 
 
