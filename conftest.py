@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -23,7 +18,6 @@ from tools.browser import ARGUMENTS, chromium, serve
 
 ROOT = Path(__file__).parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PATIENCE = 300  # seconds that a test with a browser may take; the longest takes a fifth on a quiet machine
 CHAPTERS = [Path(entry["file"]).stem for entry in TOC["parts"][0]["chapters"]]  # the numbered ones, in their order
 
 settings.register_profile("mixerkey", deadline=None, max_examples=50, print_blob=True)
@@ -49,20 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=reason))
 
 
-class Relaunching:
-    """A browser; another one when it was closed."""
-
-    def __init__(self, launch: Callable[[], Browser]) -> None:
-        self.launch, self.browser = launch, launch()
-
-    def __getattr__(self, name: str) -> Any:
-        if not self.browser.is_connected():
-            self.browser = self.launch()
-        return getattr(self.browser, name)
-
-
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Relaunching]:
+def browser() -> Iterator[Browser]:
     """Chromium without the internet; tests that take it are skipped where it can't be had.
 
     Playwright keeps an event loop in this thread, so that it must be gone when tests of other modules start theirs.
@@ -70,32 +52,9 @@ def browser() -> Iterator[Relaunching]:
     if (path := chromium()) is None:
         pytest.skip("needs Chromium: apt install chromium")
     with sync_playwright() as playwright:
-        browser = Relaunching(partial(playwright.chromium.launch, executable_path=path, args=ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
-
-
-@pytest.fixture(autouse=True)
-def patience_with_browsers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Some of Playwright's calls wait for ever. Now and then Chromium does not answer one; then it is ended.
-
-    What waited fails, since the browser "has been closed", and pyproject.toml gives it one more try.
-    """
-    if "browser" not in request.fixturenames:
-        yield
-        return
-    watch = threading.Timer(PATIENCE, end_browsers)
-    watch.start()
-    yield
-    watch.cancel()
-
-
-def end_browsers() -> None:
-    """End every Chromium that this process has started."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "chrom" in process.name():
-                process.kill()
 
 
 @pytest.fixture(scope="session")
