@@ -47,7 +47,8 @@ def visit(browser: Browser, url: str, **options: object) -> Visit:
     page.evaluate(SCROLL)
     page.wait_for_load_state("networkidle")
     failed += [f"{response.url}: {response.status}" for response in responses if response.status >= 400]
-    size = sum(len(response.body()) for response in responses if response.ok)
+    loaded = [response for response in responses if response.ok and response.url.startswith("http")]
+    size = sum(int(response.headers["content-length"]) for response in loaded)  # for a body one may wait for ever
     context.close()
     return Visit([request.url for request in requests if request.url.startswith("http")], failed, errors, size)
 
