@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from conftest import needs_cifar10
 from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained, normalize
+from mixerkey.__main__ import Trained
+from mixerkey.convmixer import ConvMixer
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import classify, predict
 from mixerkey.files import read_json
@@ -62,12 +65,13 @@ def test_logits_and_classes_are_those_of_the_cpu() -> None:
 
 def test_what_a_machine_with_a_gpu_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first recipe in full; of the second an epoch that is timed, and then as many as fit."""
-    sizes = {"dim": 16, "depth": 1, "kernel_size": 3, "patch_size": 2, "in_channels": 1}
     recipe, end = Recipe(2, 64, 0.01), time.monotonic() + 1e6
-    gpu.learn(sizes, load_digits, recipe, replace(recipe, epochs=3), DEVICE, tmp_path, end)
+    make = partial(ConvMixer, 16, 1, 3, patch_size=2, in_channels=1)
+    network = Trained(make, load_digits, {"fast": recipe, "paper": replace(recipe, epochs=3)})
+    gpu.learn(network, DEVICE, tmp_path, end)
     receipts = {name: read_json(tmp_path / f"{name}.json") for name in ("full", "partial")}
     assert [receipts[name]["recipe"]["epochs"] for name in receipts] == [2, 3]
-    gpu.learn(sizes, load_digits, recipe, replace(recipe, epochs=3), DEVICE, tmp_path, time.monotonic())
+    gpu.learn(network, DEVICE, tmp_path, time.monotonic())
     assert read_json(tmp_path / "partial.json")["recipe"]["epochs"] == 1
     assert "after 2 epochs" in capsys.readouterr().out
     assert (tmp_path / "partial.safetensors").is_file()

@@ -11,19 +11,17 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from mixerkey.convmixer import ConvMixer, save_model
-from mixerkey.data import load_cifar10
+from mixerkey.__main__ import NETWORKS, Trained
+from mixerkey.convmixer import save_model
 from mixerkey.evaluation import accuracy
 from mixerkey.files import make_folder, write_json
-from mixerkey.training import FAST, PAPER, Recipe, train
+from mixerkey.training import Recipe, train
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = (
@@ -38,7 +36,6 @@ NEEDED = (
     "yaml",
 )
 MINUTES = 8.0
-Load = Callable[[str], tuple[Tensor, Tensor]]  # "train" or "test" -> images and labels
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise SystemExit(f"not installed here: {', '.join(missing)}; where there is no network, pip takes wheels")
     failed = verify()
-    learn({"dim": 256, "depth": 8}, load_cifar10, FAST, PAPER, torch.device("cuda"), options.out, end)
+    learn(NETWORKS["cifar10"], torch.device("cuda"), options.out, end)
     return failed
 
 
@@ -62,23 +59,22 @@ def verify() -> int:
     return subprocess.run([sys.executable, "-m", "pytest", *flags, "tests/test_gpu.py", "book"], cwd=ROOT).returncode
 
 
-def learn(
-    sizes: dict[str, int], load: Load, full: Recipe, partial: Recipe, device: torch.device, out: Path, end: float
-) -> None:
-    """Train a ConvMixer by one recipe in full, then by another for as many epochs as fit before `end` (monotonic)."""
+def learn(network: Trained, device: torch.device, out: Path, end: float) -> None:
+    """Train by the recipe `fast` in full, then by `paper` for as many epochs as fit before `end` (monotonic)."""
     make_folder(out)
+    make, load, recipes, _ = network
     (images, labels), held_out = load("train"), load("test")
 
-    def run(name: str, recipe: Recipe) -> float:
+    def run(name: str, recipe: Recipe) -> None:
         model, receipt = train(
-            ConvMixer(**sizes).to(device), images, labels, recipe, seed=0, evaluate=lambda net: accuracy(net, *held_out)
+            make().to(device), images, labels, recipe, seed=0, evaluate=lambda net: accuracy(net, *held_out)
         )
         save_model(model.cpu(), out / f"{name}.safetensors")
         write_json(out / f"{name}.json", receipt)
         print(f"{name}: {receipt['accuracy']:.2%} after {recipe.epochs} epochs, {receipt['wall_seconds']:.0f} s")
-        return receipt["wall_seconds"]
 
-    run("full", full)
+    run("full", recipes["fast"])
+    partial = recipes["paper"]
     start = time.monotonic()
     run("partial", replace(partial, epochs=1))
     fit = int((end - time.monotonic()) / (time.monotonic() - start))  # an epoch, with its measurement

@@ -153,10 +153,9 @@ class Printed(SphinxPostTransform):
     """What a cell printed wraps like a text, unless columns stand in line in it."""
 
     default_priority = 20
+    builders = PAGES
 
     def run(self, **_: Any) -> None:
-        if self.app.builder.name not in PAGES:
-            return
         for block in list(self.document.findall(nodes.literal_block)):
             text = block.astext().rstrip()
             if "output" in block["classes"] and text and not re.search(r"^ |\S {2,}\S", text, re.MULTILINE):
@@ -167,10 +166,9 @@ class Joined(SphinxPostTransform):
     """No line begins with the sign that follows a short formula; a long one goes on in the next line itself."""
 
     default_priority = 20
+    builders = PAGES
 
     def run(self, **_: Any) -> None:
-        if self.app.builder.name not in PAGES:
-            return
         for formula in list(self.document.findall(nodes.math)):
             after = formula.next_node(descend=False, siblings=True)
             if isinstance(after, nodes.Text) and len(formula.astext()) < 40:
