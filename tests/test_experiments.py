@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from strategies import keys
 
 from conftest import needs_cifar10
-from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrained
+from mixerkey import ConvMixer, Key, accuracy, encrypt_images, encrypt_model, load_pretrained, patch_matrix
 from mixerkey.__main__ import main
+from mixerkey.attacks import Recovery
+from mixerkey.convmixer import save_model
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import classify, confusion, partly_wrong, predict, sweep
-from mixerkey.experiments import ciphertext_only, lesson
+from mixerkey.experiments import ciphertext_only, lesson, trials
 from mixerkey.experiments.paper import (
     SMALL,
     block_sizes,
@@ -364,6 +366,24 @@ def test_runs_of_the_lesson_are_gathered_with_their_spread_and_others_refused(tm
     ):
         with pytest.raises(ValueError, match=message):
             lesson.gather(folders)
+
+
+@needs_cifar10
+@pytest.mark.parametrize("finds", [True, False])
+def test_whether_a_network_of_the_lesson_betrays_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds: bool
+) -> None:
+    """The attack is given that run's network, encrypted with the key of that seed, and only the whole key counts."""
+    plain, key = ConvMixer(8, 1, 3, 4).eval(), Key.from_seed(2, 4, 3)
+    save_model(plain, tmp_path / "cifar10.safetensors")
+
+    def attack(encrypted: ConvMixer, *_: object) -> Recovery:
+        assert torch.equal(patch_matrix(encrypted), patch_matrix(encrypt_model(plain, key)))
+        return Recovery(key if finds else Key.from_seed(3, 4, 3), 1.0, ())
+
+    monkeypatch.setattr(trials, "model_only", attack)
+    monkeypatch.setattr(trials, "by_fit", lambda found, *_: found)
+    assert lesson.betrayed(tmp_path, 2) is finds
 
 
 def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> None:

@@ -14,7 +14,7 @@ from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.jigsaw import solve_jigsaw
 from mixerkey.attacks.known import known_plaintext
 from mixerkey.attacks.mixed import unmix
-from mixerkey.attacks.model_only import by_fit, expected_gram, mismatch, model_only, settle
+from mixerkey.attacks.model_only import by_fit, expected_grams, mismatch, model_only, settle
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
 from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
@@ -35,7 +35,7 @@ __all__ = [
     "ciphertext_only",
     "equivalence_classes",
     "exhaustive",
-    "expected_gram",
+    "expected_grams",
     "fine_tune_embedding",
     "from_checkpoint",
     "from_initialization",

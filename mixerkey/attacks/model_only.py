@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from itertools import combinations, product
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from mixerkey.keys import SignedPermutation
 SHARPNESS = 3  # power of a filter's response; at 2 to 4 the leading eigenvector is brightness
 CLOSE = 0.02  # a relative that fits worse by less than this is not ruled out
 MOVES, PATIENCE = 4000, 800  # exchanges of one search at most; exchanges without a better match
+NEAR = 8  # pixels on each side of the cut between signs that may be on the wrong one
 NOISE = 0.003  # variance that is added to normalised pixels: some seven grey levels
 
 
@@ -31,24 +33,24 @@ def model_only(
     expected: np.ndarray,
     generator: torch.Generator | None = None,
     *,
-    starts: int = 30,
+    starts: int = 10,
     progress: bool = False,
 ) -> Recovery[SignedPermutation]:
     """The key, up to its relatives, from the encrypted network and what its Gram matrix should be like.
 
-    1. Flips: batch normalisation is not encrypted. It stores the variance of each filter's response, and the filters
-       that respond most for their size are those that see brightness, to which all pixels contribute with one sign.
-       The leading eigenvector of E' W E'ᵀ, where W weighs filters by response, shows the sign of each flip, up to
-       one for all (see `brightness`). Half of them are flipped (step B2), so the cut is at the median.
+    1. Flips: `brightness`, to which all pixels contribute with one sign, shows the sign of each flip, up to one for
+       all. Half of them are flipped (step B2), so the cut is at the median.
     2. Permutation: the Gram matrix of the rows passes through the key, E' E'ᵀ = Tᵀ E Eᵀ T. It is matched with the
        expected one, on the diagonal and off it, by tabu search.
+    3. Both directions that may be brightness and all expected matrices are tried, and the best match is kept. Pixels
+       near the cut then exchange their signs, and their places with them, where that matches better.
 
     Args:
         encrypted: a network encrypted with a balanced key.
-        expected: float (p_b, p_b), such as `expected_gram` of public pictures, or `gram` of another network that was
-            trained for a like task. On the diagonal and off it the scale plays no part.
+        expected: float (p_b, p_b) or several (n, p_b, p_b), such as `expected_grams` of public pictures, or `gram` of
+            another network that was trained for a like task. On the diagonal and off it the scale plays no part.
         generator: draws starts and how long exchanges are forbidden; by default one with a fixed seed.
-        starts: how many searches; one of 48 pixels takes about a quarter of a second.
+        starts: searches for each direction and matrix; one of 48 pixels takes about a quarter of a second.
         progress: whether to show a progress bar on stderr.
 
     Returns:
@@ -67,68 +69,76 @@ def model_only(
     """
     M, C = encrypted.sizes["patch_size"], encrypted.sizes["in_channels"]
     size = C * M**2
-    if expected.shape != (size, size):
+    if expected.shape[-2:] != (size, size):
         raise ValueError(
             f"the encrypted network has M = {M} and C = {C}, so {size} pixels a block, and the expected Gram matrix "
             f"has the shape {expected.shape}; compute it for blocks of that size"
         )
     generator = generator or torch.Generator().manual_seed(0)
-    leading = brightness(encrypted)
-    signs = np.ones(size)
-    signs[np.argsort(leading)[: size // 2]] = -1
-    A, B = _centred(expected), _centred(gram(encrypted) * np.outer(signs, signs))
-    found = (_search(A, B, generator) for _ in tqdm(range(starts), "starts", disable=not progress))
-    best, v = max(found, key=lambda one: one[0])
+    G, found = gram(encrypted), []
+    tries = list(product(brightness(encrypted), expected.reshape(-1, size, size)))
+    for seen, like in tqdm(tries, "candidates", disable=not progress):
+        order, signs, A = np.argsort(seen), np.ones(size), _centred(like)
+        signs[order[: size // 2]] = -1
+        found.append(_searched(A, G, signs, order, generator, starts))
+    best = _exchanged(max(found, key=_score), G)
+    again = _searched(best.A, G, best.signs, best.order, generator, starts)
+    score, v, signs, _, A = max(best, again, key=_score)
     key = SignedPermutation(v, signs < 0, M, C)
-    costs = {g: best - _overlap(A, B, g.permutation.numpy()[v]) for g in relatives(M, C)[1:]}
-    return Recovery(as_key(key), best, tuple(g for g, cost in costs.items() if cost < CLOSE))
+    B = _centred(G * np.outer(signs, signs))
+    costs = {g: score - _overlap(A, B, g.permutation.numpy()[v]) for g in relatives(M, C)[1:]}
+    return Recovery(as_key(key), score, tuple(g for g, cost in costs.items() if cost < CLOSE))
 
 
-def expected_gram(images: Tensor, patch_size: int) -> np.ndarray:
-    """What the Gram matrix E Eᵀ of a trained network is like, as far as public pictures tell: float64 (p_b, p_b).
+def expected_grams(images: Tensor, patch_size: int) -> np.ndarray:
+    """What the Gram matrix E Eᵀ of a trained network is like, as far as public pictures tell: float64 (2, p_b, p_b).
 
-    It is (Σ + 0.003)^(-1/2), where Σ is the covariance of normalised blocks, with the sign reversed off the diagonal.
-    That matrix would whiten the blocks: its diagonal is large for pixels that the others predict well, such as those
-    inside a block, and trained filters weigh these most, too; off the diagonal its size tells how closely two pixels
-    belong together, and trained filters weigh such two alike.
+    Both are (Σ + 0.003)^(-1/2), where Σ is the covariance of normalised blocks; in the second the sign is reversed off
+    the diagonal. That matrix would whiten the blocks: its diagonal is large for pixels that the others predict well,
+    such as those inside a block, and trained filters weigh these most, too. Off the diagonal its size tells how closely
+    two pixels belong together. Filters that whiten, such as the recipe "lesson" starts with, weigh such two against
+    each other, as it does; others weigh them alike.
 
-    That is an observation, not a law: made for one network, the package's on CIFAR-10, with other powers tried on it,
-    too. The whitening power needs no such look; the sign does. In a network of the recipe "lesson" it is not reversed,
-    and this matrix does not fit. The 0.003, noise of seven grey levels, is a choice as well: without any the match
-    fails.
+    That is an observation, not a law: made for two networks on CIFAR-10, with other powers tried on the first. The
+    0.003, noise of seven grey levels, is a choice as well: without any the match fails.
 
     Args:
         images: plain pictures (N, C, H, W), uint8 or floating point in [0, 1]; photographs will do.
         patch_size: M.
 
     >>> from mixerkey.data import load_photos
-    >>> G = expected_gram(load_photos()["flower"][None], 4)
+    >>> against, alike = expected_grams(load_photos()["flower"][None], 4)
     >>> corner, inner, next_to_it, far = 0, 5, 6, 15
-    >>> bool(G[inner, inner] > G[corner, corner] > G[inner, next_to_it] > G[inner, far] > 0)
+    >>> bool(alike[inner, inner] > alike[corner, corner] > alike[inner, next_to_it] > alike[inner, far] > 0)
+    True
+    >>> bool(against[inner, next_to_it] == -alike[inner, next_to_it])
     True
     """
     x = segment(normalize(images), patch_size).flatten(0, -2).double().numpy()
     values, vectors = np.linalg.eigh(np.cov(x.T) + NOISE * np.eye(x.shape[1]))
     whitening = (vectors * values**-0.5) @ vectors.T
-    return np.where(np.eye(len(whitening), dtype=bool), whitening, -whitening)
+    return np.stack([whitening, np.where(np.eye(len(whitening), dtype=bool), whitening, -whitening)])
 
 
 def brightness(model: ConvMixer) -> np.ndarray:
-    """The direction of the block to which the strongest filters listen, of unit length (p_b,).
+    """Two directions of the block of which one is brightness in a trained network: float64 (2, p_b), of unit length.
 
-    Strong are filters with a large variance after activation, as batch normalisation has stored it, for their norm.
-    In a trained network it is brightness, so its entries have one sign; in an encrypted one, the signs of the flips.
+    Entries of brightness have one sign; in an encrypted network, the signs of the flips. It is
+
+    1. what the strongest filters listen to. Strong are those with a large variance for their norm; batch normalisation
+       is not encrypted, and has stored it. Or
+    2. what all filters, of unit length, listen to least, where they whiten: brightness varies most in pictures.
 
     >>> from mixerkey import load_pretrained
-    >>> b = brightness(load_pretrained("digits"))
-    >>> bool((b > 0).all() or (b < 0).all())
-    True
+    >>> strongest, least = brightness(load_pretrained("digits"))
+    >>> bool((strongest > 0).all() or (strongest < 0).all()), bool((least > 0).all() or (least < 0).all())
+    (True, False)
     """
     E, variance = patch_matrix(model).double(), cast(Tensor, model.embedding_norm.running_var).double()
     size = (E**2).sum(0)
     response = variance / size
-    leading = torch.linalg.eigh((E * (response**SHARPNESS / size)) @ E.T)[1][:, -1]
-    return leading.numpy()
+    strongest = torch.linalg.eigh((E * (response**SHARPNESS / size)) @ E.T)[1][:, -1]
+    return np.stack([strongest.numpy(), np.linalg.eigh(gram(model))[1][:, 0]])
 
 
 def gram(model: ConvMixer) -> np.ndarray:
@@ -264,6 +274,42 @@ def mismatch(model: ConvMixer, images: Tensor, layers: int = 1) -> float:
     return torch.stack(seen).mean().item()
 
 
+class _Match(NamedTuple):
+    """How well pixels put to places v, with signs, match a centred expected matrix A; order is from dark to bright."""
+
+    score: float
+    v: np.ndarray
+    signs: np.ndarray
+    order: np.ndarray
+    A: np.ndarray
+
+
+def _score(match: _Match) -> float:
+    return match.score
+
+
+def _exchanged(match: _Match, G: np.ndarray) -> _Match:
+    """Pixels near the cut exchange signs, with their places or without, as long as that matches better."""
+    middle = len(G) // 2
+    near = match.order[max(middle - NEAR, 0) : middle + NEAR]
+    while True:
+        options = [match]
+        for i, j in combinations(near, 2):
+            if match.signs[i] == match.signs[j]:
+                continue
+            signs = match.signs.copy()
+            signs[[i, j]] *= -1
+            B = _centred(G * np.outer(signs, signs))
+            for places in ([i, j], [j, i]):
+                v = match.v.copy()
+                v[[i, j]] = v[places]
+                options.append(match._replace(score=_overlap(match.A, B, v), v=v, signs=signs))
+        best = max(options, key=_score)
+        if best.score < match.score + 1e-9:
+            return match
+        match = best
+
+
 def _centred(G: np.ndarray) -> np.ndarray:
     """(1, p_b, p_b): the diagonal and the rest, each about 0 and of equal size, so that neither start nor scale tells.
 
@@ -276,6 +322,15 @@ def _centred(G: np.ndarray) -> np.ndarray:
 
 def _overlap(A: np.ndarray, B: np.ndarray, v: np.ndarray) -> float:
     return float((A[:, v][:, :, v] * B).sum())
+
+
+def _searched(
+    A: np.ndarray, G: np.ndarray, signs: np.ndarray, order: np.ndarray, generator: torch.Generator, starts: int
+) -> _Match:
+    """The best of several searches."""
+    B = _centred(G * np.outer(signs, signs))
+    score, v = max((_search(A, B, generator) for _ in range(starts)), key=lambda one: one[0])
+    return _Match(score, v, signs, order, A)
 
 
 def _search(A: np.ndarray, B: np.ndarray, generator: torch.Generator) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""How far does the recipe of a lesson come? Gathers the receipts of its runs with several seeds.
+"""How far does the recipe of a lesson come, and do its networks, encrypted, betray their keys? Gathers several runs.
 
     for seed in 0 1 2; do mixerkey train cifar10 --recipe lesson --seed $seed --out runs/lesson-$seed; done
     python -m mixerkey.experiments.lesson runs/lesson-*
@@ -13,8 +13,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
+from typing import cast
 
+from mixerkey.convmixer import ConvMixer, load_model
 from mixerkey.experiments.paper import PAPER
+from mixerkey.experiments.schemes import SCHEMES
+from mixerkey.experiments.trials import Case, gram_matrix
 from mixerkey.files import read_json, write_json
 from mixerkey.receipts import RECEIPTS
 from mixerkey.training import LESSON
@@ -49,12 +53,24 @@ def gather(folders: list[Path]) -> dict:
     }
 
 
+def betrayed(folder: Path, seed: int) -> bool:
+    """Whether the network of that run, encrypted with the key of the seed, and two photographs give the whole key."""
+    network, case = (
+        cast(ConvMixer, load_model(folder / "cifar10.safetensors")),
+        Case(SCHEMES["shuffle and flips"], seed, 0),
+    )
+    whole, *_ = case.mark(gram_matrix(case, network))
+    return whole
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write the receipt of the runs in the folders that are named, and print it beside the paper's one number."""
-    receipt = gather([Path(folder) for folder in arguments or sys.argv[1:]])
-    write_json(RECEIPT, receipt)
-    for run in receipt["runs"]:
+    folders = [Path(folder) for folder in arguments or sys.argv[1:]]
+    receipt = gather(folders)
+    for folder, run in zip(folders, receipt["runs"], strict=True):
+        run["key_from_encrypted_network"] = betrayed(folder, run["seed"])
         print(f"seed {run['seed']}: {run['accuracy']:.2%} in {run['wall_seconds'] / 60:.0f} minutes")
+    write_json(RECEIPT, receipt)
     print(
         f"mean {receipt['mean_accuracy']:.2%}, standard deviation {receipt['standard_deviation']:.2%}, "
         f"from {receipt['images_processed'] / 1e6:.2f} million images; the paper: {PAPER['baseline']:.2%}"

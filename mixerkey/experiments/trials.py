@@ -31,7 +31,7 @@ from mixerkey.attacks import (
     chosen_plaintext,
     chosen_under_noise,
     ciphertext_only,
-    expected_gram,
+    expected_grams,
     hill_climb,
     image_statistics,
     known_scrambled,
@@ -322,7 +322,7 @@ def brightness_of_blocks(case: Case) -> Found:
     E, even = patch_matrix(model).double(), torch.full((48,), 48**-0.5, dtype=torch.float64)
     root = torch.linalg.cholesky(E @ E.T)
     rows = torch.linalg.solve_triangular(root, E, upper=False)  # orthonormal
-    seen = torch.from_numpy(brightness(set_patch_matrix(model, rows.float())))
+    seen = torch.from_numpy(brightness(set_patch_matrix(model, rows.float()))[0])
     public = torch.from_numpy(prior("photographs", 4).moments.products[0])
     scale = (even @ public @ even).sqrt() / (x @ root @ seen).square().mean().sqrt()
 
@@ -340,8 +340,9 @@ def _blocks(images: Tensor) -> Tensor:
     return segment(z, 4).flatten(0, 2).double()
 
 
-def gram_matrix(case: Case) -> Found:
-    return _gram_matrix(case, cast(ConvMixer, case.models()[0]))
+def gram_matrix(case: Case, network: ConvMixer | None = None) -> Recovery:
+    """The key of the encrypted network, the scheme's or another one, from that alone."""
+    return _gram_matrix(case, cast(ConvMixer, case.models(network)[0]))
 
 
 def _gram_matrix(case: Case, encrypted: ConvMixer) -> Recovery:
@@ -349,7 +350,7 @@ def _gram_matrix(case: Case, encrypted: ConvMixer) -> Recovery:
     public, mine = pictures("photographs"), Flips.from_seed(case.seed, 4, 3)
     if isinstance(case.keys[0], Shuffle):
         encrypted = encrypt_model(encrypted, mine)
-    found = by_fit(model_only(encrypted, expected_gram(public, 4), case.rng), encrypted, public[::TILES])
+    found = by_fit(model_only(encrypted, expected_grams(public, 4), case.rng), encrypted, public[::TILES])
     if isinstance(case.keys[0], Shuffle):
         return Recovery(found.key.then(mine).shuffle, found.score, found.ambiguous)
     return found
