@@ -474,6 +474,23 @@ def test_the_whole_journey_by_keyboard(page: Page) -> None:
     assert page.locator("#lab-attack").evaluate("(e) => e === document.activeElement")
 
 
+def test_words_stand_with_what_they_name(page: Page) -> None:
+    """The name of a file's field in its line, the caption of a picture beneath its middle."""
+    page.set_viewport_size({"width": 1280, "height": 844})
+    places = {
+        name: page.locator(selector).bounding_box()
+        for name, selector in {
+            "label": "label[for=lab-open]",
+            "field": "#lab-open",
+            "picture": "#lab-by-attacker",
+            "caption": ".lab-large figcaption",
+        }.items()
+    }
+    middle = {name: (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for name, box in places.items() if box}
+    assert abs(middle["label"][1] - middle["field"][1]) < 6
+    assert abs(middle["picture"][0] - middle["caption"][0]) < 12
+
+
 def test_the_stage_stays_in_sight_and_marks_right_and_wrong(page: Page) -> None:
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 844})

@@ -188,6 +188,13 @@ def test_the_proof_draws_five_products(figure: Open) -> None:
             assert torch.equal(T, Key.from_seed(7, patch_size=2, channels=1).matrix().long())
 
 
+BEYOND = """(picture) => {
+  const { width } = picture.viewBox.baseVal;
+  const beyond = ({ x, width: wide }) => x < 0 || x + wide > width;
+  return [...picture.querySelectorAll("text")].filter((text) => beyond(text.getBBox())).map((text) => text.textContent);
+}"""
+
+
 def test_the_proof_adds_up_a_column_when_asked(figure: Open) -> None:
     page = figure("proof", reduced_motion="reduce")
     go(page, 2)
@@ -198,6 +205,10 @@ def test_the_proof_adds_up_a_column_when_asked(figure: Open) -> None:
         assert sum(products) == total
         expect(page.locator(".live-says")).to_contain_text(f"Column {j + 1}: ")
         expect(page.locator(".live-says")).to_contain_text(f"= {total}.".replace("-", "−"))
+        for step in range(5):
+            go(page, step)
+            assert page.locator(".proof-picture").evaluate(BEYOND) == []
+        go(page, 2)
 
 
 def test_the_welcome_page_and_the_slide_show_the_same_picture(browser: Browser, site: str) -> None:
@@ -341,6 +352,11 @@ def test_keyboard_alone_steps_and_each_step_is_said(figure: Open, name: str) -> 
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")  # back from the first step stays there
     assert says.inner_text() == heard[0]
+    back, on = (page.get_by_role("button", name=text, exact=True) for text in ("Back", "Next"))
+    assert [button.get_attribute("aria-disabled") for button in (back, on)] == ["true", "false"]
+    expect(back).to_be_focused()
+    slider.press("End")
+    assert [button.get_attribute("aria-disabled") for button in (back, on)] == ["false", "true"]
 
 
 def test_play_is_there_only_for_readers_who_want_motion(figure: Open) -> None:
@@ -418,15 +434,34 @@ def test_without_scripts_the_words_stand(browser: Browser, site: str, name: str)
 # The first screen
 
 
+BOXES = """(figure) => {
+  const at = (element) => element.getBoundingClientRect();
+  const [box, button] = [at(figure), at(figure.querySelector("button"))];
+  const words = document.createRange();
+  words.selectNodeContents(figure.querySelector(".live-facts p:last-of-type"));
+  const low = Math.max(...[...figure.querySelectorAll("img, canvas, p, button")].map((part) => at(part).bottom));
+  return [box.top, box.height, button.top, button.top - at(words).bottom, box.bottom - low];
+}"""
+
+
+def boxes(page: Page, width: int) -> list[float]:
+    """On a page of this width: where the first screen begins, its height, its button, the room above it and below."""
+    page.set_viewport_size({"width": width, "height": 900})
+    return page.locator("mixer-break").evaluate(BOXES)
+
+
 def test_the_first_screen_finds_the_key_of_encrypted_pictures(browser: Browser, site: str) -> None:
     page, asked = browser.new_page(), list[str]()
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{site}book/welcome.html")
     assert not [url for url in asked if url.endswith(".jpg") or url.startswith("blob:")]  # nothing before it is wanted
     expect(page.locator("mixer-break img")).to_be_visible()
+    before = [boxes(page, width) for width in (390, 1280)]
+    assert all(above < 48 and end < 24 for *_, above, end in before)
     page.get_by_role("button", name="Break it").click()
     says = page.locator("mixer-break .live-says")
     expect(says).to_contain_text("48 of 48 positions and 48 of 48 signs are right", timeout=120_000)
+    assert [boxes(page, width)[:3] for width in (390, 1280)] == [place[:3] for place in before]
     shown = page.locator("mixer-break canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(0, 0, 144, 144).data]"
     )

@@ -150,6 +150,22 @@ def test_a_wrong_and_a_right_answer_are_explained_by_keyboard(page: Page) -> Non
     assert answer.inner_text() == ""  # another choice is not answered until it is checked
 
 
+def test_circles_stand_beside_their_answers(browser: Browser, site: str) -> None:
+    """Also where a finger is the pointer, for which they are larger."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    phone = context.new_page()
+    phone.goto(f"{site}book/convmixer.html")
+    phone.wait_for_selector(".quiz button")
+    away = phone.locator(".quiz label").evaluate_all("""(labels) => labels.map((label) => {
+      const [circle, letter] = [label.querySelector("input"), label.querySelector("b, strong, span")];
+      const [a, b] = [circle, letter].map((element) => element.getBoundingClientRect());
+      return [circle.offsetHeight, Math.abs(a.top + a.bottom - b.top - b.bottom) / 2];
+    })""")
+    context.close()
+    assert len(away) == 20
+    assert all(height >= 24 and distance <= 3 for height, distance in away), away
+
+
 def test_an_empty_choice_is_asked_for(page: Page) -> None:
     question = page.locator(".quiz fieldset").first
     question.locator("button").click()

@@ -83,6 +83,10 @@ FAULTS = r"""async () => {
       const covered = under.top >= top - 1 && under.bottom <= bottom + 1;
       if (under.right > left + 1 && (clear || !covered)) found.push(`a number over its formula: ${name(tag)}`);
     }
+    const bases = [...tag.parentElement.querySelectorAll(":scope > .base")].map((e) => e.getBoundingClientRect());
+    const box = tag.closest(".katex-display").getBoundingClientRect();
+    const room = [bases[0].left - box.left, tag.getBoundingClientRect().left - bases.at(-1).right];
+    if (room[1] < -1 && room[0] > 4) found.push(`a number over its formula in spite of room: ${name(tag)}`);
   }
   for (const table of root.querySelectorAll(".pst-scrollable-table-container[tabindex]")) if (seen(table)) {
     const rows = [...table.querySelectorAll("tr")], other = [...table.querySelectorAll("tr > :not(:first-child)")];
@@ -92,6 +96,29 @@ FAULTS = r"""async () => {
     table.scrollLeft = 1e4;
     if (Math.abs(first.getBoundingClientRect().left - before) > 1) found.push(`no first column: ${name(table)}`);
     table.scrollLeft = 0;
+  }
+  for (const box of root.querySelectorAll(".pst-scrollable-table-container, pre, .katex-display")) if (seen(box)) {
+    if (box.tabIndex === 0 && box.scrollWidth <= box.clientWidth) found.push(`nothing to scroll: ${name(box)}`);
+  }
+  for (const words of root.querySelectorAll("p, li, td, dd, figcaption, div.lab")) {
+    if (/vermilion/.test(words.textContent)) found.push(`a colour of one theme: ${name(words)}`);
+  }
+  for (const code of root.querySelectorAll("code .pre")) if (seen(code) && code.getClientRects().length > 1) {
+    const signs = document.createTreeWalker(code, NodeFilter.SHOW_TEXT), place = document.createRange();
+    let last = "", line;
+    while (signs.nextNode()) for (let k = 0; k < signs.currentNode.length; k++) {
+      place.setStart(signs.currentNode, k), place.setEnd(signs.currentNode, k + 1);
+      const { top } = place.getBoundingClientRect(), sign = signs.currentNode.data[k];
+      if (top > line + 4 && /[A-Za-z\d]{2}/.test(last + sign)) found.push(`broken within a part: ${name(code)}`);
+      [last, line] = [sign, top];
+    }
+  }
+  const looks = [...root.querySelectorAll(".cell_output > .printed, .cell_output pre")].filter(seen)
+    .map((box) => getComputedStyle(box))
+    .map((look) => `${look.backgroundColor} ${look.borderTopWidth} ${look.borderTopColor}`);
+  if (new Set(looks).size > 1) found.push(`outputs of several looks: ${[...new Set(looks)].join("; ")}`);
+  for (const question of root.querySelectorAll(".quiz legend")) {
+    if (getComputedStyle(question).float === "none") found.push(`a question upon its line: ${name(question)}`);
   }
   for (const words of root.querySelectorAll("h1, h2, h3, h4, figcaption")) {
     const text = words.textContent.replace(words.querySelector(".caption-number")?.textContent, "");
@@ -155,11 +182,15 @@ CUT_ON_PAPER = r"""() => {
   const faded = [...document.querySelectorAll("article :is(pre, .katex-display)")]
     .filter((box) => getComputedStyle(box).backgroundImage !== "none");
   const name = (box) => box.textContent.trim().slice(0, 60);
-  return [...cut.map((box) => `cut: ${name(box)}`), ...faded.map((box) => `faded: ${name(box)}`)];
+  const untitled = [...document.querySelectorAll("article h1")].filter((title) => !title.checkVisibility());
+  const narrow = [...document.querySelectorAll(".to-fill td:not(:first-child), .to-fill td:only-child")]
+    .filter((cell) => cell.getBoundingClientRect().width < 60 || cell.getBoundingClientRect().height < 40);
+  return [["cut", cut], ["faded", faded], ["no title", untitled], ["no room to write", narrow]]
+    .flatMap(([fault, boxes]) => boxes.map((box) => `${fault}: ${name(box)}`));
 }"""
 
 
-def test_paper_cuts_nothing(browser: Browser, site: str) -> None:
+def test_paper_cuts_nothing_and_has_titles_and_room(browser: Browser, site: str) -> None:
     """A4 with the browser's margins of 1 cm."""
     page, found = browser.new_page(viewport={"width": 718, "height": 1000}), []
     page.emulate_media(media="print")

@@ -118,7 +118,7 @@ def test_search_finds_a_word(browser: Browser, site: str) -> None:
     window.keyboard.press("Control+k")
     window.locator("#pst-search-dialog input").fill("depthwise")
     window.keyboard.press("Enter")
-    hit = window.locator("#search-results a", has_text="ConvMixer").first
+    hit = window.locator(".found-sections li", has_text="ConvMixer").first.locator("a")
     hit.wait_for(timeout=60_000)
     hit.click()
     window.wait_for_url(f"{site}book/*.html*")
@@ -127,7 +127,7 @@ def test_search_finds_a_word(browser: Browser, site: str) -> None:
 
 @pytest.mark.parametrize(
     ("query", "page", "section"),
-    [("Eq. (8)", "model-encryption", "eq-8"), ("key space", "experiments", None), ("sign flip", "claims", None)],
+    [("Eq. (8)", "model-encryption", "eq-8"), ("key space", "experiments", None), ("sign flip", "image-cipher", None)],
 )
 def test_search_leads_to_the_section(browser: Browser, site: str, query: str, page: str, section: str | None) -> None:
     window = browser.new_page()
@@ -136,6 +136,16 @@ def test_search_leads_to_the_section(browser: Browser, site: str, query: str, pa
     first.wait_for(timeout=60_000)
     found = window.locator(".found-sections a").evaluate_all("links => links.map(link => link.href)")
     assert any(f"/{page}.html#" in link for link in found), found
+    assert f"/{page}.html#" in found[0] or query == "sign flip"
+    excerpt = window.locator(".found-sections p").first.inner_text()
+    assert excerpt.lower().find("(8)" if section else query.split()[0]) >= 0, excerpt
+    script = (SITE / "_static" / "sections.js").read_text(encoding="utf-8")
+    whole = set(re.findall(r"\w+", re.sub("[_^]", "", script)))
+    ends = [re.findall(r"\w+", text.replace("_", "")) for text in window.locator(".found-sections p").all_inner_texts()]
+    assert [words for words in ends if not {words[0], words[-1]} <= whole] == []
+    expect(window.locator("#search-results")).to_be_hidden()  # folded
+    window.locator(".found-pages summary").click()
+    expect(window.locator("#search-results li").first).to_be_visible(timeout=60_000)
     first.click()
     window.wait_for_url(f"{site}book/*.html#*")
     shown = window.evaluate("document.querySelector(location.hash).textContent.toLowerCase()")

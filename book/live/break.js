@@ -13,11 +13,12 @@ class BreakFigure extends HTMLElement {
   connectedCallback() {
     if (this.says) return;
     this.button = make("button", { type: "button", textContent: "Break it", onclick: () => this.#run() });
-    this.says = make("p", { className: "live-says" });
+    this.says = this.querySelector(".live-facts p:last-of-type"); // what happens is said where the button is announced
+    this.says.classList.add("live-says");
     this.says.setAttribute("role", "status");
     this.canvas = make("canvas", { width: PIECE.side, height: PIECE.side });
     this.canvas.setAttribute("role", "img");
-    this.querySelector(".live-facts").append(this.button, this.says);
+    this.says.after(this.button);
   }
 
   disconnectedCallback() {

@@ -59,8 +59,9 @@ export class LiveFigure extends HTMLElement {
     this.count = make("span", { className: "live-count" });
     this.says = make("p", { className: "live-says" });
     this.says.setAttribute("role", "status");
-    const controls = make("div", { className: "live-controls" },
-      button("Back", () => this.go(this.step - 1)), button("Next", () => this.go(this.step + 1)), this.slider, this.count);
+    this.back = button("Back", () => this.go(this.step - 1));
+    this.next = button("Next", () => this.go(this.step + 1));
+    const controls = make("div", { className: "live-controls" }, this.back, this.next, this.slider, this.count);
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
       this.playing = button("Play", () => (this.timer ? this.stop() : this.play()));
       controls.prepend(this.playing);
@@ -84,6 +85,8 @@ export class LiveFigure extends HTMLElement {
     this.count.textContent = `${this.step + 1} of ${this.steps}`;
     this.says.textContent = this.show(this.step);
     this.slider.setAttribute("aria-valuetext", this.count.textContent);
+    this.back.setAttribute("aria-disabled", this.step === 0); // and yet it keeps the focus, for the arrow keys
+    this.next.setAttribute("aria-disabled", this.step === this.steps - 1);
   }
 
   play() {

@@ -53,7 +53,7 @@ export function tellingKey(draw) {
 
 const COLOURS = ["blue", "vermilion", "green", "purple"].map((name) => `var(--mixer-${name})`);
 const INK = "var(--mixer-ink)", SOFT = "var(--mixer-soft)", PAPER = "var(--mixer-paper)";
-const TOP = 32, ROW = 38, CELL = 30, BLOCK = 4, PIXEL = 72, LEFT = 184, WIDTH = 40; // of the drawing, in its own units
+const TOP = 32, ROW = 38, CELL = 30, BLOCK = 4, PIXEL = 72, LEFT = 164, WIDTH = 40; // of the drawing, in its own units
 
 const minus = (number) => String(number).replace("-", "−");
 const factor = (number) => (number < 0 ? `(${minus(number)})` : number);
@@ -73,7 +73,7 @@ export function picture(step, { asked = -1, pixels = step.pixels, rows = step.ro
   for (const k of X.keys()) {
     const { place, sign } = pixels[k], row = rows[k], [from, to] = [place, row.place].map((p) => y(p) + CELL / 2);
     const home = Math.round(place);
-    parts.push(`<path class="proof-thread" d="M${PIXEL + WIDTH} ${from}C${PIXEL + WIDTH + 36} ${from} ${LEFT - 36} ${to} ${LEFT} ${to}" style="fill: none; stroke: ${COLOURS[k]}; stroke-width: 3"/>`);
+    parts.push(`<path class="proof-thread" d="M${PIXEL + WIDTH} ${from}C${PIXEL + WIDTH + 26} ${from} ${LEFT - 26} ${to} ${LEFT} ${to}" style="fill: none; stroke: ${COLOURS[k]}; stroke-width: 3"/>`);
     parts.push(cell(BLOCK + 24 * (home % 2), y(1) + 10 + 24 * Math.floor(home / 2), 22, 22, k, sign));
     parts.push(`<g class="proof-x">${cell(PIXEL, y(place), WIDTH, CELL, k, sign, minus(sign * X[k]))}</g>`);
     parts.push(`<g class="proof-E">${[0, 1].map((j) => cell(LEFT + j * (WIDTH + 2), y(row.place), WIDTH, CELL, k, row.sign, minus(row.sign * E[k][j]))).join("")}</g>`);
@@ -93,7 +93,7 @@ export function picture(step, { asked = -1, pixels = step.pixels, rows = step.ro
     terms(step, asked).forEach(([a, b], place) => parts.push(text(right, y(place) + CELL / 2 + 5,
       `${place ? "+ " : ""}${place ? factor(a) : minus(a)} · ${factor(b)}`, SOFT, ' class="proof-term"')));
   }
-  return `<svg class="proof-picture" viewBox="0 0 336 ${sum + 52}" role="img" aria-label="Four pixels beside four rows of a matrix, joined by threads. ${step.words}">${parts.join("")}</svg>`;
+  return `<svg class="proof-picture" viewBox="0 0 344 ${sum + 52}" role="img" aria-label="Four pixels beside four rows of a matrix, joined by threads. ${step.words}">${parts.join("")}</svg>`;
 }
 
 /** The step that paper and pages without scripts show: both encrypted. */
