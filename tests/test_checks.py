@@ -256,6 +256,14 @@ def rows_by_loop(E: torch.Tensor, v: torch.Tensor, r: torch.Tensor) -> list[torc
     return [-E[v[k]] if r[k] else E[v[k]] for k in range(len(v))]
 
 
+def unpatch_by_loops(flat: torch.Tensor, C: int, H: int, W: int, P: int) -> np.ndarray:
+    image, patches = np.zeros((C, H, W)), iter(flat)
+    for i in range(0, H, P):
+        for j in range(0, W, P):
+            image[:, i : i + P, j : j + P] = next(patches).reshape(C, P, P)
+    return image
+
+
 def key_by_search(encrypts: Callable[[np.ndarray], torch.Tensor], M: int, C: int) -> tuple[list[int], list[int]]:
     answer = encrypts(np.arange(M * M * C, dtype=np.uint8).reshape(C, M, M)).flatten().tolist()
     return [p if p < 128 else 255 - p for p in answer], [int(p >= 128) for p in answer]
@@ -274,7 +282,8 @@ AS_BEGINNERS_WRITE = {
     "read_key": key_by_search,
     "balanced_flips": lambda u: [sorted(u.tolist(), reverse=True).index(x) < len(u) // 2 for x in u.tolist()],
     "which_message": lambda image, M: int((image[:, :, :M] != image[:, :, M:]).any()),
-    "paired": lambda a, b: (int(a.sum()) - int(b.sum())) / int((a != b).sum()) ** 0.5,
+    "paired": lambda a, b: (a.sum() - b.sum()) / (a ^ b).sum().sqrt(),  # in float32
+    "unpatch": unpatch_by_loops,
     "largest_share": lambda n: -np.expm1(np.log(0.05) / n),
 }
 
@@ -283,6 +292,41 @@ AS_BEGINNERS_WRITE = {
 def test_right_idea_in_other_words_passes(name: str) -> None:
     result = REGISTRY[name](AS_BEGINNERS_WRITE[name])
     assert result, result
+
+
+def halves(image: torch.Tensor, M: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return image[..., :M].double(), image[..., M:].double()
+
+
+NEARLY_RIGHT = {
+    "the same average": lambda image, M: torch.ne(*(half.mean() for half in halves(image, M))),
+    "about the same": lambda image, M: torch.dist(*halves(image, M)) > 5,
+    "the same values": lambda image, M: not torch.equal(*(half.flatten().sort().values for half in halves(image, M))),
+}
+
+
+@pytest.mark.parametrize("wrong", NEARLY_RIGHT.values(), ids=NEARLY_RIGHT)
+def test_a_distinguisher_that_misses_small_differences_is_wrong(wrong: Callable[..., Any]) -> None:
+    for _ in range(3):
+        assert not check.which_message(wrong)
+
+
+def test_a_whole_number_too_large_for_a_float_is_wrong() -> None:
+    for checker in (check.absorbed_orders, check.largest_share):
+        assert not checker(lambda *numbers: 10**999)
+
+
+def test_rounding_in_float32_is_named_and_not_called_chance() -> None:
+    def rounded(weight: torch.Tensor) -> list[list[float]]:
+        return weight.float().flatten(1).T.tolist()
+
+    assert "is float32 mixed in?" in check.matrix_from_weight(rounded).message
+    assert not check.matrix_from_weight(rounded).message.endswith("?.")
+
+
+def test_a_list_s_values_are_counted_from_one() -> None:
+    """As the questions of ex-me-which are."""
+    assert "value 3 of 8" in check.which_absorb([True] * 8).message
 
 
 def test_a_second_query_is_noticed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import factorial
+
 import torch
 from torch import Generator, Tensor
 
@@ -28,6 +30,14 @@ def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
             lambda W1, W2, c2, order: (W1[:, order.argsort()], W2[order.argsort()], c2[order.argsort()]),
             "this is the inverse order: place n now holds the patch of place order[n]",
         ),
+        (
+            lambda W1, W2, c2, order: (W1[:, order.argsort()], W2[order], c2[order]),
+            "W2 and c2 are right, the columns of W1 are in the inverse order",
+        ),
+        (
+            lambda W1, W2, c2, order: (W1[:, order], W2[order.argsort()], c2[order.argsort()]),
+            "W1 is right, W2 and c2 are in the inverse order",
+        ),
         (lambda W1, W2, c2, order: (W1[:, order], W2, c2), "what goes out must be in the new order, too: W2 and c2"),
         (lambda W1, W2, c2, order: (W1, W2[order], c2[order]), "what comes in is in the new order: columns of W1"),
         (lambda W1, W2, c2, order: (W1[:, order], W2[order], c2), "the bias c2 belongs to places, too"),
@@ -49,6 +59,14 @@ def grids(g: Generator) -> list[tuple[int, int]]:
     (
         (lambda h, w: 8, "a rectangle is not a square: quarter turns change its shape"),
         (lambda h, w: 8 if h == w else 4, "a grid of one row has fewer: some of these orders are the same"),
+        (
+            lambda h, w: factorial(h * w),
+            "these are all orders; convolutions absorb those that keep neighbours together",
+        ),
+        (
+            lambda h, w: 1 if h == w == 1 else 4 if h == w else 2,
+            "these are the turns; a grid can be mirrored as well",
+        ),
         (lambda h, w: 4, "a square also has quarter turns"),
         (lambda h, w: 2 if min(h, w) == 1 else 8 if h == w else 4, "a single place has one order"),
     ),

@@ -79,6 +79,10 @@ def offset(mean: float, deviation: float) -> float:
             lambda b, E, r, m, s: b - (1 - m) / s * E[r].sum(0),
             "f(255 - p) + f(p) is (1 - 2 mean) / deviation: the mean is subtracted twice",
         ),
+        (
+            lambda b, E, r, m, s: b - offset(m, s) / 2 * E[r].sum(0),
+            "f(255 - p) + f(p) is (1 - 2 mean) / deviation; this takes away half of it",
+        ),
         (lambda b, E, r, m, s: -offset(m, s) * E[r].sum(0), "the old bias is lost"),
     ),
 )

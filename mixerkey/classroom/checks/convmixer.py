@@ -83,6 +83,7 @@ def eps_outside(z: Tensor) -> Tensor:
         (normalised_over(0), "this averages over the images only; a channel's statistics are over its map, too"),
         (normalised_over(2, 3), "this treats each image alone; a batch shares its statistics"),
         (normalised_over(0, 1, 2, 3), "this mixes the channels; each has its own mean and variance"),
+        (normalised_over(1, 2, 3), "this treats each image alone, and mixes its channels (layer normalisation)"),
         (normalised_over(1), "this averages over the channels; they are what is kept apart"),
         (normalised_over(0, 2, 3, eps=0.0), "eps is missing under the root"),
         (eps_outside, "eps is added to the root; it belongs under it, to the variance"),

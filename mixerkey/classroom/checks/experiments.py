@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import log, sqrt
 
 from mixerkey.classroom.checks.checker import Value, checker
 from mixerkey.classroom.checks.inputs import draw
@@ -54,7 +54,10 @@ def wilson(z: float) -> Callable[[int, int], tuple[float, float]]:
         (wald(power=1.0), "the variance is not the standard error; take the root"),
         (wilson(1.0), "this is one standard error; 95 % needs q = 1.96"),
         (wilson(1.644854), "q = 1.645 leaves 5 % on each side; of 95 % in the middle, 2.5 % are left on each"),
+        (wilson(2.575829), "q = 2.576 is for 99 %"),
         (lambda right, total: tuple(100 * p for p in confidence_interval(right, total)), "give shares, not percent"),
+        (lambda right, total: tuple(total * p for p in confidence_interval(right, total)), "give shares, not counts"),
+        (lambda right, total: confidence_interval(right, total)[::-1], "the lower bound comes first"),
     ),
     tolerance=1e-5,
 )
@@ -67,6 +70,8 @@ def interval(right: int, total: int) -> tuple[float, float]:
     "with a larger share of good keys, n failures in a row would have had a chance below 5 %.",
     (
         (lambda n: 3 / n, "3 / n is the rule of thumb, near the bound; the bound itself solves (1 - p)^n = 0.05"),
+        (lambda n: -log(0.05) / n, "this is near the bound, as 3 / n is; the bound itself solves (1 - p)^n = 0.05"),
+        (lambda n: 100 * (1 - 0.05 ** (1 / n)), "give the share, not percent"),
         (lambda n: 1 / n, "1 / n would be the share if one key had been good; none was"),
         (lambda n: 0.0, "that none was seen does not mean that there are none"),
         (lambda n: 1 - 0.95 ** (1 / n), "n failures should have a chance of 5 %, here they have one of 95 %"),

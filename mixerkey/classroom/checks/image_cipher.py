@@ -10,13 +10,22 @@ from torch import Generator, Tensor
 from mixerkey.blocks import integrate
 from mixerkey.cipher import encrypt_images
 from mixerkey.classroom.checks.checker import Value, as_numbers, checker
-from mixerkey.classroom.checks.inputs import BLOCKS, draw, full, pixels, random_key
+from mixerkey.classroom.checks.inputs import BLOCKS, full, pixels, random_key
+
+INVERSE = "this permutes by the inverse: x'(k) must be x(v_k), not x(k) at v_k"
+BACKWARDS = (
+    "this flips pixel k where r_k = 1 and sends it to place v_k, a cipher too, and this one's decryption; "
+    "here place k is filled from v_k, then flipped where r_k = 1"
+)
+NO_SIGN = "only a normalised pixel changes its sign; an 8-bit pixel p becomes 255 - p"
 
 block_by_hand = Value(
     [250, 155, 5, 55],
     "x(v_k) at place k, then 255 - p at the places where r_k = 1.",
     (
-        ([200, 155, 250, 250], "this permutes by the inverse: x'(k) must be x(v_k), not x(k) at v_k"),
+        ([200, 155, 250, 250], INVERSE),
+        ([200, 155, 5, 5], BACKWARDS),
+        ([250, -100, 5, -200], NO_SIGN),
         ([5, 155, 5, 200], "this flips before it shuffles; r_k belongs to the encrypted place k"),
         ([250, 156, 5, 56], "a flip is 255 - p, not 256 - p: all eight bits turn over"),
         ([250, 100, 5, 200], "the shuffle is right, the flips are missing"),
@@ -45,9 +54,6 @@ def blocks_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
     return cases
 
 
-INVERSE = "this permutes by the inverse: x'(k) must be x(v_k), not x(k) at v_k"
-
-
 @checker(
     lambda g: [(blocks, v) for blocks, v, _ in blocks_and_key(g)],
     "pixel k of each block is x(v_k), for blocks of every size, and the input is as it was.",
@@ -67,6 +73,8 @@ def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
     "shuffled by v, then flipped where r is 1, by encrypted place.",
     (
         (lambda blocks, v, r: blocks[..., v.argsort()] ^ full(r), INVERSE),
+        (lambda blocks, v, r: (blocks ^ full(r))[..., v.argsort()], BACKWARDS),
+        (lambda blocks, v, r: torch.where(r, -1, 1) * blocks[..., v].int(), NO_SIGN),
         (
             lambda blocks, v, r: (blocks ^ full(r))[..., v],
             "this flips before it shuffles; r_k belongs to the encrypted place k",
@@ -94,6 +102,10 @@ def encrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
             "after the pixels have moved back, their flips must have moved with them: r[v.argsort()]",
         ),
         (
+            lambda blocks, v, r: blocks[..., v.argsort()] ^ full(r[v]),
+            "the flips must move back as the pixels do: r[v.argsort()], not r[v]",
+        ),
+        (
             lambda blocks, v, r: (blocks ^ full(r))[..., v],
             "the flips are undone, but the pixels are shuffled once more; send them back with v.argsort()",
         ),
@@ -106,13 +118,16 @@ def decrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
     return (blocks ^ full(r))[..., v.argsort()]
 
 
-def two_blocks(g: Generator, M: int, C: int, equal: bool) -> tuple[Tensor, int]:
-    """An encrypted image of two blocks, equal ones or two that differ in one pixel."""
+def two_blocks(g: Generator, M: int, C: int, change: str) -> tuple[Tensor, int]:
+    """An encrypted image: a block, and it again, or with a pixel a level off, or with two pixels exchanged."""
+    key = random_key(g, M, C)
     block = torch.randperm(256, generator=g)[: M * M * C].to(torch.uint8)
-    other = block.clone()
-    other[draw(g, len(block))] += 0 if equal else 100
-    image = integrate(torch.stack([block, other])[None], M)  # (C, M, 2M)
-    return encrypt_images(image, random_key(g, M, C)), M
+    other, alike = block.clone(), key.permutation[~key.flips][:2]  # exchanging these changes no average
+    if change == "level":
+        other[alike[0]] ^= 1
+    elif change == "order":
+        other[alike] = other[alike.flip(0)]
+    return encrypt_images(integrate(torch.stack([block, other])[None], M), key), M  # (C, M, 2M)
 
 
 def halves(image: Tensor, M: int) -> tuple[Tensor, Tensor]:
@@ -120,12 +135,19 @@ def halves(image: Tensor, M: int) -> tuple[Tensor, Tensor]:
 
 
 @checker(
-    lambda g: [two_blocks(g, 2, 1, True), *[two_blocks(g, M, C, bool(draw(g, 2))) for M, C in BLOCKS * 4]],
+    lambda g: [
+        two_blocks(g, 2, 1, "none"),
+        *[two_blocks(g, M, C, change) for change in ("none", "level", "order") for M, C in BLOCKS],
+    ],
     "the left block equals the right one exactly if the plain ones did, and no key was needed to see it.",
     (
         (lambda image, M: torch.equal(*halves(image, M)), "the other way round: equal blocks are message 0"),
         (lambda image, M: 0, "this always says 0; look at the two blocks"),
         (lambda image, M: 1, "this always says 1; look at the two blocks"),
+        (
+            lambda image, M: bool(torch.ne(*(half.double().mean() for half in halves(image, M)))),
+            "different blocks can have the same average; compare them pixel by pixel",
+        ),
         (
             lambda image, M: bool(image[0, 0, 0] != image[0, 0, M]),
             "two blocks can differ in a single pixel; compare all of them",

@@ -11,11 +11,15 @@ from mixerkey.classroom.checks.checker import Value, checker
 from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key, sign
 from mixerkey.keys import Key
 
+TRANSPOSED = "this is the transpose of E1: row k must be row v_k of E, not E's row k at v_k"
+INVERSE = "this is T E, the inverse; encryption of the model is the transpose of T, times E"
+
 rows_by_hand = Value(
     [2, -4, -1, 3],
     "row v_k at place k, negated where r_k = 1.",
     (
         ([3, -1, -4, 2], "this is the transpose: row k must be row v_k of E, not E's row k at v_k"),
+        ([-3, 1, 4, -2], INVERSE),
         ([-2, 4, 1, -3], "this negates before it moves; s_k belongs to the new row k"),
         ([2, 4, 1, 3], "the rows are right, the signs are missing"),
     ),
@@ -36,15 +40,9 @@ def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
     matrix_and_key,
     "row k is row v_k of E, negated where r_k = 1: E' is the transpose of T, times E.",
     (
-        (
-            lambda E, v, r: sign(r)[:, None] * E[v.argsort()],
-            "this is the transpose of E1: row k must be row v_k of E, not E's row k at v_k",
-        ),
+        (lambda E, v, r: sign(r)[:, None] * E[v.argsort()], TRANSPOSED),
         (lambda E, v, r: (sign(r)[:, None] * E)[v], "this negates before it moves; s_k belongs to the new row k"),
-        (
-            lambda E, v, r: (sign(r)[:, None] * E)[v.argsort()],
-            "this is T E, the inverse; encryption of the model is the transpose of T, times E",
-        ),
+        (lambda E, v, r: (sign(r)[:, None] * E)[v.argsort()], INVERSE),
         (lambda E, v, r: E[v], "the rows are right, the signs are missing"),
         (lambda E, v, r: sign(r)[:, None] * E, "the signs are there, but no row has moved"),
         (lambda E, v, r: -sign(r)[:, None] * E[v], "this negates where r is 0"),
@@ -102,15 +100,20 @@ which_absorb = Value(
 )
 
 
-def linear(there: bool = True, back: bool = True, inverse: bool = False) -> Callable[[Tensor, Key], Tensor]:
-    """Encryption of a linear embedding's weight, with or without the change of order before and after it."""
+def rows(E: Tensor, key: Key) -> Tensor:
+    return sign(key.flips)[:, None] * E[key.permutation]
+
+
+def linear(
+    there: bool = True, back: bool = True, inverse: bool = False, rows: Callable[[Tensor, Key], Tensor] = rows
+) -> Callable[[Tensor, Key], Tensor]:
+    """Encryption of a linear embedding's weight by `rows`, with or without the change of order before and after it."""
 
     def encrypted(weight: Tensor, key: Key) -> Tensor:
         M, C = key.patch_size, key.channels
         order = torch.arange(M * M * C).reshape(M, M, C).permute(2, 0, 1).flatten()  # (p_b,)
         order = order.argsort() if inverse else order
-        E = weight.T[order] if there else weight.T  # (p_b, d)
-        E = sign(key.flips)[:, None] * E[key.permutation]
+        E = rows(weight.T[order] if there else weight.T, key)  # (p_b, d)
         return (E[order.argsort()] if back else E).T
 
     return encrypted
@@ -126,6 +129,8 @@ def linear(there: bool = True, back: bool = True, inverse: bool = False) -> Call
         (linear(False, False), "the key counts (channel, row, column), this weight's columns (row, column, channel)"),
         (linear(back=False), "the columns are still in the key's order; bring them back"),
         (linear(there=False), "the columns are not in the key's order when they are encrypted"),
+        (linear(rows=lambda E, key: sign(key.flips)[:, None] * E[key.permutation.argsort()]), TRANSPOSED),
+        (linear(rows=lambda E, key: E[key.permutation]), "the columns are in place, the signs are missing"),
         (linear(inverse=True), "there and back are exchanged; argsort gives the other direction"),
     ),
 )

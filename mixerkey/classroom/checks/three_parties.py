@@ -21,8 +21,13 @@ def as_keys(v_old: Tensor, r_old: Tensor, v_new: Tensor, r_new: Tensor) -> tuple
     return SignedPermutation(v_old, r_old, 1, len(v_old)), SignedPermutation(v_new, r_new, 1, len(v_new))
 
 
-def composed(how: Callable[[SignedPermutation, SignedPermutation], SignedPermutation]) -> Callable[..., tuple]:
-    return lambda *key_pair: pair(how(*as_keys(*key_pair)))
+def composed(
+    how: Callable[[SignedPermutation, SignedPermutation], SignedPermutation], order: int = 1
+) -> Callable[..., tuple]:
+    return lambda *key_pair: pair(how(*as_keys(*key_pair)))[::order]
+
+
+NOT_UNDONE = "the old key must be undone: its inverse comes first, v_old.argsort()"
 
 
 @checker(
@@ -37,7 +42,17 @@ def composed(how: Callable[[SignedPermutation, SignedPermutation], SignedPermuta
             composed(lambda a, b: b.then(a.inverse())),
             "the order is exchanged: first undo the old key, then apply the new",
         ),
-        (composed(lambda a, b: a.then(b)), "the old key must be undone: its inverse comes first, v_old.argsort()"),
+        (composed(lambda a, b: a.then(b)), NOT_UNDONE),
+        (lambda v_old, r_old, v_new, r_new: (v_old[v_new], r_old ^ r_new), NOT_UNDONE),
+        (lambda v_old, r_old, v_new, r_new: (v_new[v_old], r_old ^ r_new), NOT_UNDONE),
+        (
+            lambda v_old, r_old, v_new, r_new: (v_old.argsort()[v_new], r_old[v_new] ^ r_new),
+            "the permutation is right; r_old moves as the old places do, by v_old.argsort()[v_new], not v_new",
+        ),
+        (
+            composed(lambda a, b: a.inverse().then(b), order=-1),
+            "both are right, in the other order: give v first, then r",
+        ),
         (
             lambda v_old, r_old, v_new, r_new: (v_old.argsort()[v_new], r_old ^ r_new),
             "the permutation is right; the old flips must move with their pixels before they meet the new ones",

@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 from mixerkey.classroom.checks.checker import checker
 from mixerkey.classroom.checks.inputs import draw
 
+EXAMPLE = torch.tensor([1, 1, 1, 1, 0, 1, 0]).bool(), torch.tensor([1, 0, 1, 0, 1, 0, 0]).bool()
+
 
 def two_networks(g: Generator, n: int) -> tuple[Tensor, Tensor]:
     """Which of n images two networks get right; they share most of their mistakes."""
@@ -29,7 +31,8 @@ def unpaired(a: Tensor, b: Tensor) -> float:
 
 @checker(
     lambda g: [
-        (torch.tensor([1, 1, 1, 1, 0, 1, 0]).bool(), torch.tensor([1, 0, 1, 0, 1, 0, 0]).bool()),
+        EXAMPLE,
+        EXAMPLE[::-1],
         *[two_networks(g, 200 + draw(g, 99)) for _ in range(4)],
     ],
     "only the images on which one network is right and the other wrong tell the two apart.",
@@ -39,6 +42,10 @@ def unpaired(a: Tensor, b: Tensor) -> float:
             "this compares two shares as if each network had images of its own; here they share them",
         ),
         (from_counts(lambda b, c, n: (c - b) / (b + c) ** 0.5), "the sign is reversed: positive where a is better"),
+        (
+            from_counts(lambda b, c, n: abs(b - c) / (b + c) ** 0.5),
+            "the sign is lost: positive where a is better, negative where b is",
+        ),
         (
             from_counts(lambda b, c, n: (b - c) ** 2 / (b + c)),
             "this is the square, McNemar's χ²; take its root, with the sign of the difference",
