@@ -61,13 +61,17 @@ def _build(options: argparse.Namespace) -> None:
     students, teacher = options.out / "students", options.out / "teacher"
     for folder in (students, teacher):
         folder.mkdir(parents=True, exist_ok=True)
+    for old in students.glob("mixerkey-*.whl"):
+        old.unlink()
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(students.resolve())]
+    subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True)
+    (wheel,) = students.glob("mixerkey-*.whl")
+    guide = (HERE / "STUDENT.md").read_text(encoding="utf-8").replace("WHEEL", wheel.name)
     for name, assignment in assignments(options.seed).items():
         with zipfile.ZipFile(students / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}/{name}.ipynb", nbformat.writes(assignment.notebook()))
-            archive.write(HERE / "STUDENT.md", f"{name}/README.md")
+            archive.writestr(f"{name}/README.md", guide)
         nbformat.write(assignment.notebook(teacher=True), teacher / f"{name}.ipynb")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(students.resolve())]
-    subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True)
     print(f"Variant SEED={options.seed}. For students: {students}. For you alone: {teacher}.")
 
 

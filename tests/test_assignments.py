@@ -192,6 +192,7 @@ def test_students_install_a_wheel_without_solutions(tmp_path: Path) -> None:
         }
     with zipfile.ZipFile(tmp_path / "students" / f"{CIPHER}.zip") as archive:
         assert sorted(archive.namelist()) == [f"{CIPHER}/{CIPHER}.ipynb", f"{CIPHER}/README.md"]
+        assert f"ipykernel {wheel.name}" in archive.read(f"{CIPHER}/README.md").decode()
         made = nbformat.reads(archive.read(f"{CIPHER}/{CIPHER}.ipynb").decode(), as_version=4)
         assert made == Assignment(CIPHER, 3).notebook()
     assert sorted(path.name for path in (tmp_path / "teacher").iterdir()) == [f"{name}.ipynb" for name in NAMES]
