@@ -264,6 +264,8 @@ def read(path: str, content: bytes) -> Notebook:
     try:
         data = json.loads(content.decode(_encoding(content)))
     except (ValueError, RecursionError) as error:
+        if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            raise UnreadableError("a notebook that breaks off or is damaged: hand it in again") from error
         start = content.lstrip()[:15].decode(errors="replace")
         raise UnreadableError(f"not a notebook: it starts with {start!r}") from error
     if not isinstance(data, dict) or not isinstance(data.get("cells"), list):

@@ -23,7 +23,8 @@ SECONDS = 60  # for all cells, and again for all answers; the grader's own time 
 ONE = 10  # seconds for one cell or answer: a loop without an end leaves time for the other questions
 ANSWER = 2**24  # bytes, the longest answer
 FOLDER = 2**26  # bytes, what a submission may write in all
-START = 60  # seconds to start Python and torch
+START = 120  # seconds to start Python and torch, which are not the student's
+STARTS = 16  # of a process for one notebook: after a stop, a fresh one goes on
 FIRST_USER = 1_000_000  # when root grades, each sandbox runs under an unprivileged number of its own
 
 
@@ -98,8 +99,9 @@ class Submission:
         self.cells: list[str] = []
         self.stopped: dict[str, SubmissionError] = {}  # functions that are not asked again
         self.process: subprocess.Popen | None = None
+        self.starts = 0
         self.buffer = b""
-        self._start(first=True)
+        self._start()
 
     def __enter__(self) -> Submission:
         return self
@@ -149,8 +151,10 @@ class Submission:
     def _value(self, answer: dict, name: str) -> Any:
         if "error" in answer:
             said = str(answer["error"])
-            if said.startswith("NotImplementedError") or said == f"KeyError: {name!r}":
+            if said.startswith("NotImplementedError"):
                 raise SubmissionError(f"{name} is not written yet")
+            if said == f"KeyError: {name!r}":
+                raise SubmissionError(f"{name} is not written yet, has another name, or its cell failed")
             raise SubmissionError(f"{name} raised {said}")
         try:
             return worker.decode(answer["value"])
@@ -167,7 +171,10 @@ class Submission:
         self._send(message)
         return self._receive()
 
-    def _start(self, first: bool = False) -> None:
+    def _start(self) -> None:
+        self.starts += 1
+        if self.starts > STARTS:
+            raise SubmissionError("the code was stopped too often")
         command = [sys.executable, "-I", "-X", "utf8", worker.__file__, str(self.user or ""), str(2 * SECONDS + ONE)]
         self.buffer = b""
         self.process = subprocess.Popen(
@@ -180,12 +187,15 @@ class Submission:
             env=ENVIRONMENT,
             cwd=self.folder.name if self.folder else None,
         )
+        began = time.monotonic()
         try:
-            self._receive(START if first else 0)  # the first start is not the student's time
+            self._receive(START)
         except SubmissionError as error:
-            if not first:
-                raise
-            raise RuntimeError("the sandbox does not start; does this machine allow user namespaces?") from error
+            late = time.monotonic() - began >= START
+            why = f"Python and torch did not start in {START} seconds; is this machine busy?"
+            raise RuntimeError(
+                why if late else "the sandbox does not start; does this machine allow user namespaces?"
+            ) from error
 
     def _send(self, message: dict) -> None:
         assert self.process is not None
@@ -226,7 +236,9 @@ class Submission:
         if not start:
             self.left -= time.monotonic() - began
         if not reading and not writing:
-            self._stop("it took too long: is there a loop that never ends?")
+            enough = allowed < ONE and not start
+            all_of_them = f"the {SECONDS} seconds for all cells, or for all answers, are over"
+            self._stop(all_of_them if enough else "it took too long: is there a loop that never ends?")
 
     def _stop(self, why: str) -> NoReturn:
         self.close()

@@ -25,14 +25,14 @@ import torch
 from nbformat import NotebookNode
 from playwright.sync_api import Browser
 
-from assignments import feedback, grades, inbox, table, variants, worker
+from assignments import feedback, grades, inbox, sandbox, table, variants, worker
 from assignments.__main__ import main
 from assignments.grade import grade
 from assignments.grades import Grades
 from assignments.inbox import Notebook, choose, entries, read, which
 from assignments.marking import run_tests, written
 from assignments.notebook import HERE, Assignment, assignments
-from assignments.sandbox import sandbox
+from assignments.sandbox import Submission, SubmissionError
 from assignments.variants import NAMES
 
 ROOT = HERE.parent
@@ -57,7 +57,7 @@ def bubblewrap() -> str | None:
     if shutil.which("bwrap") is None:
         return "needs bubblewrap: apt install bubblewrap"
     user = 1_000_000 if os.geteuid() == 0 else None
-    works = subprocess.run([*sandbox(user), "/usr/bin/true"], check=False, capture_output=True)
+    works = subprocess.run([*sandbox.sandbox(user), "/usr/bin/true"], check=False, capture_output=True)
     return None if works.returncode == 0 else "bubblewrap is not allowed to make namespaces here"
 
 
@@ -229,6 +229,20 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {"q1-public": 1, "q1-hidden": 3, "q2-hidden": 2, "q4-public": 1, "q4-hidden": 2},
         "mind the order inside a block",
     ),
+    "a block short": (
+        CIPHER,
+        "right = blocks\ndef blocks(x):\n    return right(x[:, :-1, :-1])",
+        {"q1-public": 1},
+        "Expected shape \\(1, 2, 3, .*: take as many whole blocks as fit",
+    ),
+    "lists in place of tensors": (
+        CIPHER,
+        "right, right_matrix = blocks, embedding_matrix\n"
+        "def blocks(x):\n    return right(x).tolist()\n"
+        "def embedding_matrix(weight):\n    return right_matrix(weight).tolist()",
+        {},
+        "",
+    ),
     "another dtype": (
         CIPHER,
         "right = blocks\ndef blocks(x):\n    return right(x).float()",
@@ -266,6 +280,22 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         "right = lock\ndef lock(weight, keys):\n    return right(weight, keys[:1])",
         {"q2-hidden": 3},
         "The features differ for 2 keys",
+    ),
+    "the inverse keys": (
+        PROOF,
+        "right = lock\n"
+        "def lock(weight, keys):\n"
+        "    return right(weight, [(v.argsort(), r[v.argsort()]) for v, r in keys])",
+        {"q2-public": 1, "q2-hidden": 3},
+        "the filter must move as the block does",
+    ),
+    "a counterexample in lists": (
+        PROOF,
+        "right = counterexample\n"
+        "def counterexample(size):\n"
+        "    return [part.tolist() if torch.is_tensor(part) else [p.tolist() for p in part] for part in right(size)]",
+        {},
+        "",
     ),
     "keys change every frame": (
         PROOF,
@@ -394,6 +424,7 @@ def test_a_notebook_is_found_under_its_students_name(
     ("path", "content", "said"),
     [
         ("ada/1-cipher.ipynb", b"<!doctype html>", "not a notebook: it starts with '<!doctype html>'"),
+        ("ada/1-cipher.ipynb", b"\xef\xbb\xbf" + ONE[:3000], "a notebook that breaks off or is damaged"),
         ("ada/1-cipher.ipynb", b"", "an empty file"),
         ("ada/1-cipher.ipynb", b"[" * 100_000, "not a notebook"),
         ("ada/1-cipher.ipynb", b'{"worksheets": []}', "not a notebook of version 4"),
@@ -561,6 +592,44 @@ def test_an_answer_is_plain_data_or_refused(answer: dict) -> None:
 def test_tensors_arrays_and_lists_travel(x: Any) -> None:
     there = worker.decode(json.loads(json.dumps(worker.encode(x))))
     assert torch.equal(torch.as_tensor(there), torch.as_tensor(x))
+
+
+def test_after_a_loop_the_start_of_a_fresh_process_is_not_the_students_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "ONE", 5)
+    slow = tmp_path / "worker.py"
+    slow.write_text(f"import runpy, time\ntime.sleep(6)\nrunpy.run_path({worker.__file__!r}, run_name='__main__')")
+    monkeypatch.setattr(worker, "__file__", str(slow))
+    with Submission(trust=True) as submission:
+        submission.run("def endless():\n    while True: pass\ndef fine():\n    return 7")
+        ask = submission.functions(["endless", "fine", "missing"])
+        with pytest.raises(SubmissionError, match="endless: the code was stopped, it took too long"):
+            ask["endless"]()
+        assert ask["fine"]() == 7
+        with pytest.raises(SubmissionError, match="missing is not written yet, has another name, or its cell failed"):
+            ask["missing"]()
+
+
+def test_time_that_is_over_and_a_slow_machine_are_named_as_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Submission(trust=True) as submission:
+        submission.run("def fine():\n    return 7")
+        ask = submission.functions(["fine"])
+        submission.left = 0
+        with pytest.raises(SubmissionError, match="the 60 seconds for all cells, or for all answers, are over"):
+            ask["fine"]()
+        monkeypatch.setattr(sandbox, "STARTS", 1)
+        assert "stopped too often" in submission.run("x = 1")
+    monkeypatch.setattr(sandbox, "START", 0.001)
+    with pytest.raises(RuntimeError, match="is this machine busy"):
+        Submission(trust=True)
+
+
+def test_children_that_an_answer_leaves_behind_do_not_answer() -> None:
+    with Submission(trust=True) as submission:
+        submission.run("import os\ndef forks():\n    return bool(os.fork()) or True\ndef seven():\n    return 7")
+        ask = submission.functions(["forks", "seven"])
+        assert [ask["forks"](), *(ask["seven"]() for _ in range(3))] == [True, 7, 7, 7]
 
 
 # --- tables and pages
@@ -845,7 +914,9 @@ def test_the_reference_gets_full_marks_and_the_stub_none(graded: tuple[dict, Pat
     assert [mark(graded, "reference", name) for name in NAMES] == [20, 10, 10]
     assert mark(graded, "stub", CIPHER) == 0
     assert [rows(graded[1], name)["reference"]["note"] for name in NAMES] == [None, *["to be marked by hand"] * 2]
-    assert {test["said"].split(" ", 1)[1] for test in graded[0]["stub", CIPHER]["tests"]} == {"is not written yet"}
+    assert {test["said"].split(" ", 1)[1] for test in graded[0]["stub", CIPHER]["tests"]} == {
+        "is not written yet, has another name, or its cell failed"
+    }
 
 
 def test_everybody_has_a_row_and_a_page_for_each_assignment(graded: tuple[dict, Path]) -> None:
