@@ -128,6 +128,24 @@ def images(count: int = 3) -> Tensor:
     return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 
 
+@pytest.mark.parametrize(
+    ("weights", "one_half"),
+    [
+        ("vit_base_patch16_224.orig_in21k", True),
+        ("mixer_b16_224.goog_in21k", True),
+        ("swin_tiny_patch4_window7_224.ms_in1k", False),
+        ("convnext_tiny.fb_in1k", False),
+        ("convmixer_1536_20.in1k", False),
+    ],
+)
+def test_which_published_weights_need_no_fold(weights: str, one_half: bool) -> None:
+    """What chapter 4 says of each network in its table: mean and deviation 1/2, or those of ImageNet."""
+    expects = timm.get_pretrained_cfg(weights)
+    assert expects is not None
+    imagenet = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    assert (expects.mean, expects.std) == (((0.5,) * 3, (0.5,) * 3) if one_half else imagenet)
+
+
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, (_, keys) in NETWORKS.items() for kind in keys])
 def test_a_network_answers_encrypted_images_as_it_answered_plain_ones(name: str, kind: str) -> None:
     model, key = network(name), NETWORKS[name][1][kind]
