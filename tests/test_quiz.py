@@ -208,11 +208,15 @@ def test_without_javascript_the_answers_unfold(browser: Browser, site: str) -> N
     context.close()
 
 
-def test_in_print_the_answers_are_unfolded(page: Page) -> None:
+def test_in_print_the_answers_follow_all_questions(page: Page) -> None:
     item = page.locator(".quiz li").first
     assert item.bounding_box() is None
     page.emulate_media(media="print")
-    assert item.bounding_box() is not None
+    answer, question = item.bounding_box(), page.locator(".quiz fieldset").last.locator("label").last.bounding_box()
+    assert answer
+    assert question
+    assert answer["y"] > question["y"] + question["height"]
+    assert page.locator(".quiz legend").last.is_visible()
     assert not page.locator(".quiz button").first.is_visible()
 
 

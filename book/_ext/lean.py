@@ -220,10 +220,11 @@ def with_breaks(page: str) -> str:
         return re.sub(r"(?<=\w)[._/:(=\[]+(?=[\w&])", r"\g<0><wbr>", name[0])
 
     def together(cell: re.Match[str]) -> str:
-        return re.sub(r"\([^)]*\)|\d+ of \d+|[\d.]+ dB", lambda part: part[0].replace(" ", "\xa0"), cell[0])
+        parts = r"\([\d.%]+ to [\d.%]+\)|\d+ of \d+|[\d.]+ dB|\b\w = \d+"
+        return cell["tag"] + re.sub(parts, lambda part: part[0].replace(" ", "\xa0"), cell["text"])
 
     page = re.sub(r'(?<=<span class="pre">)[^<]{9,}(?=</span>)', broken, page)
-    return re.sub(r'(?<=<td style="text-align: right">)[^<]+', together, page)
+    return re.sub(r'(?P<tag><td style="[^"]*">)(?P<text>[^<]+)', together, page)
 
 
 def with_columns(page: str) -> str:

@@ -37,6 +37,7 @@ PAGE = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}: slides</title>
+<link rel="icon" href="../favicon.svg">
 <link rel="stylesheet" href="reveal/reveal.css">
 <link rel="stylesheet" href="katex/katex.min.css">
 <link rel="stylesheet" href="../_static/palette.css">
