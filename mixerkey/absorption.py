@@ -107,10 +107,10 @@ def encrypt_model(
         _reorder(copy, order)
     if size is None:
         raise ValueError(
-            "the network runs on no probe image, so that its encryption could not be tried out; "
-            f"say image_size=(H, W) of the images that it takes. {cause}"
+            "the network runs on no probe image, so that its encryption could not be tried out. "
+            f"{cause}. If it takes images of a certain size, say image_size=(H, W)"
         )
-    if not _is_identity(key):
+    if not is_identity(key):
         _prove(model, copy, key, size, names)
     return copy
 
@@ -124,6 +124,8 @@ def _check_weights(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if isinstance(weight, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name!r} has no shape as yet: run the network once on an image, then encrypt it")
+        if weight.layout != torch.strided:
+            raise ValueError(f"{name!r} is sparse: give the network its to_dense(), then encrypt it")
         if weight.is_meta:
             raise ValueError(f"{name!r} is on the meta device and has no numbers: load the weights, then encrypt")
         if not _finite(weight):
@@ -280,9 +282,19 @@ def _why_not(model: nn.Module) -> str:
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
         return ""
+    reasons = {
+        "its groups see some of the channels only": first.groups > 1,
+        "its patches are no squares": first.kernel_size[0] != first.kernel_size[1],
+        "its kernels overlap blocks, leave gaps or reach beyond them": first.kernel_size != first.stride
+        or first.dilation != (1, 1)
+        or first.padding not in ((0, 0), "valid"),
+    }
+    lacking = " and ".join(reason for reason, holds in reasons.items() if holds)
+    if not lacking:  # it is a patch embedding, of another size
+        return ""
     return (
         f". Its first convolution has kernel {first.kernel_size}, stride {first.stride}, padding {first.padding}: "
-        "where kernels overlap blocks or reach beyond them, one matrix cannot absorb the key"
+        f"{lacking}, so that one matrix cannot absorb the key"
     )
 
 
@@ -503,7 +515,8 @@ def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:
         )
     return (
         "after encryption the network answers otherwise than before: its patch embedding does more with the weight or "
-        "the image than a matrix product (a transformed weight, a hook, a normalisation); make it a plain Conv2d first"
+        "the image than a matrix product (a transformed weight, a hook, a normalisation); make it a plain Conv2d "
+        "first. If the network resizes images, say image_size=(H, W) of those that it takes as they are"
     )
 
 
@@ -568,9 +581,20 @@ def _match(x: Tensor, y: Tensor, order: BlockOrder | None, tolerance: float) -> 
     return False
 
 
-def _is_identity(key: BlockKey) -> bool:
-    h, w = next((part.grid for part in _parts(key) if isinstance(part, BlockOrder | PatchKeys)), (1, 1))
-    basis = torch.eye(key.size * h * w, dtype=torch.float64).reshape(-1, h, w, key.size)
+def is_identity(key: BlockKey) -> bool:
+    """Whether a key changes nothing, such as the only one for blocks of one value.
+
+    >>> from mixerkey import Key
+    >>> is_identity(Key.generate(1, 1)), is_identity(Key.generate(2, 1))
+    (True, False)
+    """
+    if isinstance(key, ScrambledKey):
+        return is_identity(key.within) and is_identity(key.order)
+    if isinstance(key, PatchKeys):
+        return all(map(is_identity, key.keys))
+    if isinstance(key, BlockOrder):
+        return torch.equal(key.order, torch.arange(len(key.order)))
+    basis = torch.eye(key.size, dtype=torch.float64)
     return torch.equal(key.act(basis), basis)
 
 
@@ -628,7 +652,7 @@ def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
     """
     device = next((p.device for p in model.parameters()), x.device)
     with torch.no_grad():
-        output = model(x.to(device))
+        output = model(x.to(device, copy=True))  # it may write on it
     tensors = [tensor for _, tensor in reachable(output)]
     if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         raise ValueError(
@@ -647,7 +671,8 @@ def _image_size(model: nn.Module, key: BlockKey, given: tuple[int, int] | None) 
             _run(probe, torch.zeros(2, key.channels, *size, dtype=torch.float64))
         except Exception as error:  # whatever a stranger's network raises: it does not take this
             shape = (2, key.channels, *size)
-            cause = cause or f"On {shape} in float64: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+            reason = (str(error) or "-").splitlines()[0].rstrip(".")
+            cause = cause or f"On {shape} in float64: {type(error).__name__}: {reason}"
         else:
             return size, ""
     return None, cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -22,7 +23,8 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     """The name of a tensor in the network that holds rows or columns of a matrix, wherever and however stored.
 
     A row or column counts as found up to a factor, an offset and rounding to 8 bits, at any place of a tensor of any
-    type; a tensor is named if it holds a quarter of the rows, or of the columns.
+    type, also of one that the state dict alone has. The tensor is named by which a quarter of the rows, or of the
+    columns, has been found; what has become of any of the matrices is left out.
 
     Args:
         matrices: pairs of a matrix (d, …) and the tensor of the network that holds what it has become.
@@ -33,13 +35,17 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     >>> find_copy([(plain, layer.weight)], layer)
     'history.first.0'
     """
-    held = list(reachable(model))
-    for plain, encrypted in matrices:
+    states = model.state_dict(keep_vars=True)  # also what hooks and get_extra_state put into it
+    held = {id(tensor): (name, tensor) for name, tensor in [*reachable(states), *reachable(model)]}
+    for _, encrypted in matrices:
+        held.pop(id(encrypted), None)
+    for plain, _ in matrices:
         W = _real(plain)[0].flatten(1)
         for rows in _distinct(W):
-            table = _Table(rows)
-            for name, tensor in held:
-                if tensor is not encrypted and any(table.matches(part) for part in _real(tensor)):
+            table, found = _Table(rows), set[int]()
+            for name, tensor in held.values():
+                found |= {row for part in _real(tensor) for row in table.rows_in(part)}
+                if found and 4 * len(found) >= len(table.rows):
                     return name
     return None
 
@@ -62,12 +68,12 @@ class _Table:
         self.codes, order = codes[varied].sort()
         self.entries = varied.nonzero()[order, 0]  # row * starts + start
 
-    def matches(self, tensor: Tensor) -> bool:
-        """Whether a quarter of the rows lie in a tensor, as it is stored or in the order of its transpose."""
+    def rows_in(self, tensor: Tensor) -> set[int]:
+        """The numbers of the rows that lie in a tensor, as it is stored or in the order of its transpose."""
         if tensor.numel() < self.n or not len(self.codes):
-            return False
+            return set()
         orders = [tensor, tensor.flatten(1).T] if tensor.ndim > 1 else [tensor]
-        return any(4 * len(self._found(x.flatten())) >= len(self.rows) for x in orders)
+        return {row for x in orders for row in self._found(x.flatten())}
 
     def _found(self, x: Tensor) -> set[int]:
         """The numbers of the rows that lie in a vector."""
@@ -132,8 +138,11 @@ def reachable(thing: Any) -> Iterator[tuple[str, Tensor]]:
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """What a thing holds, by name; "" where the name says nothing."""
     if isinstance(thing, dict):
+        yield from (("", key) for key in thing)
         yield from ((str(key), part) for key, part in thing.items())
-    elif isinstance(thing, list | tuple | set | frozenset) or (isinstance(thing, np.ndarray) and thing.dtype == object):
+    elif isinstance(thing, list | tuple | set | frozenset | deque) or (
+        isinstance(thing, np.ndarray) and thing.dtype == object
+    ):
         yield from ((str(key), part) for key, part in enumerate(list(thing)))
     elif isinstance(thing, MethodType):
         yield "", thing.__self__
@@ -146,8 +155,15 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from (("", part) for part in (thing.__defaults__, thing.__kwdefaults__) if part)
     elif isinstance(thing, partial):
         yield from (("", part) for part in (thing.func, thing.args, thing.keywords))
-    for key, part in getattr(thing, "__dict__", {}).items():
+    for key, part in {**_slots(thing), **getattr(thing, "__dict__", {})}.items():
         yield "" if isinstance(thing, nn.Module) and key in ("_parameters", "_buffers", "_modules") else key, part
+
+
+def _slots(thing: Any) -> dict[str, Any]:
+    """What an object holds in place of entries of a ``__dict__``."""
+    names = [vars(kind).get("__slots__", ()) for kind in type(thing).__mro__]
+    slots = [slot for of in names for slot in ([of] if isinstance(of, str) else of)]
+    return {slot: getattr(thing, slot) for slot in slots if hasattr(thing, slot)}
 
 
 def _real(tensor: Tensor) -> list[Tensor]:

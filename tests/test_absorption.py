@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.nn.utils import parametrizations, prune
 from vit_pytorch import ViT as LinearViT
 
 from mixerkey import ConvMixer, Key, encrypt_model, network_input, renormalize
+from mixerkey.absorption import is_identity
 from mixerkey.embedding import patch_matrix, set_patch_matrix
 from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys
 
@@ -328,6 +330,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict, str]] = {
     "scripted": (lambda: torch.jit.script(nn.Sequential(conv())), {}, "traced or scripted"),
     "overlapping": (lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 2)), {}, "kernels overlap blocks"),
     "padded": (lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 4, padding=2)), {}, "reach beyond"),
+    "gaps": (lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 5)), {}, "leave gaps"),
+    "dilated": (lambda: nn.Sequential(nn.Conv2d(3, 8, 2, 2, dilation=2)), {}, "kernels overlap blocks"),
+    "groups": (lambda: nn.Sequential(nn.Conv2d(3, 9, 4, 4, groups=3)), {}, r"padding \(0, 0\): its groups see some"),
+    "oblong": (lambda: nn.Sequential(nn.Conv2d(3, 8, (4, 8), (4, 8))), {}, r"padding \(0, 0\): its patches are no sq"),
+    "of another size": (lambda: nn.Sequential(nn.Conv2d(3, 8, 6, 6)), {}, r"0 \(patch size 6, 3.* flattened patches$"),
+    "unshuffled": (lambda: nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 1)), {}, "flattened patches$"),
     "runs on nothing": (lambda: nn.ModuleDict({"a": conv()}), {}, "no probe image"),
 }
 
@@ -423,6 +431,11 @@ def kept_activation(model: Any) -> None:
     model.seen = model.conv(torch.rand(1, 3, 8, 8))
 
 
+def resized(x: Tensor) -> Tensor:
+    return nn.functional.interpolate(x, (8, 8), mode="bilinear")
+
+
+SPARSE = nn.Parameter(torch.eye(3).to_sparse())
 OTHERWISE = "answers otherwise than before|several layers"
 UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
     "dataclass": (lambda: Beside(Logits), KEY, {"image_size": (8, 8)}, OTHERWISE),
@@ -438,6 +451,8 @@ UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
     "list of numbers": (lambda: Through(after=lambda y: y.tolist()), KEY, {}, "a list without floating-point numbers"),
     "nothing": (lambda: Through(after=lambda y: None), KEY, {}, "a NoneType without floating-point numbers"),
     "NaN": (lambda: Through(after=lambda y: y.log().sqrt()), KEY, {}, "answers NaN"),
+    "resized": (lambda: Through(resized), KEY, {}, r"If the network resizes images, say image_size=\(H, W\)"),
+    "sparse": (lambda: changed(lambda m: m.register_parameter("s", SPARSE)), KEY, {}, "'s' is sparse: .* to_dense"),
     "random": (lambda: Through(lambda x: x + torch.randn_like(x)), KEY, {}, "differently each time"),
     "small answers": (lambda: Beside(lambda y: y * 1e-5), KEY, {"image_size": (8, 8)}, OTHERWISE),
     **{f"beside, condition 1e{n}": (Padded, conditioned(n), {}, OTHERWISE) for n in (1, 3)},
@@ -522,6 +537,49 @@ def test_layers_that_share_a_module_or_a_weight_are_encrypted_once() -> None:
     right(Shared(False).double(), PatchKeys.from_seed(0, 4, 3, (2, 2)))
 
 
+def test_branches_that_began_with_equal_weights_are_encrypted() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+            self.b = deepcopy(self.a)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.a(x) * self.b(x)).mean((2, 3)))
+
+    right(Twins().double(), layer=["a", "b"])
+
+
+def test_a_network_may_write_on_its_image_or_resize_it() -> None:
+    right(Through(lambda x: x.mul_(2)).double())
+    right(Through(resized).double(), image_size=(8, 8))
+
+
+IDENTITIES: dict[str, BlockKey] = {
+    "of one value": Key.generate(1, 1),
+    "signed permutation": KEY.then(KEY.inverse()),
+    "matrix": MatrixKey(torch.eye(48), 4, 3),
+    "order": BlockOrder(range(196), 16, 3, grid=(14, 14)),
+    "places": PatchKeys([KEY.then(KEY.inverse())] * 4, (2, 2)),
+    "scrambled": ORDER.then(ORDER.inverse()).then(KEY).then(KEY.inverse()),
+}
+OTHERS: dict[str, BlockKey] = {
+    "flips": KEY.flip,
+    "matrix": MatrixKey(2 * torch.eye(48), 4, 3),
+    "order of a large network": BlockOrder(range(195, -1, -1), 16, 3, grid=(14, 14)),  # 150,528 values
+    "places of a large network": PatchKeys([Key.from_seed(0, 16, 3)] * 4, (2, 2)),
+    "scrambled": KEY.then(ORDER),
+}
+
+
+@pytest.mark.parametrize("kind", [*IDENTITIES, *OTHERS])
+def test_a_key_that_changes_nothing_is_told_from_others_at_any_size(kind: str) -> None:
+    if kind in IDENTITIES:
+        assert is_identity(IDENTITIES[kind])
+    if kind in OTHERS:
+        assert not is_identity(OTHERS[kind])
+
+
 def test_masked_logits_dicts_and_numpy_sizes_are_taken() -> None:
     masked = Through(after=lambda y: y.masked_fill(torch.arange(5) == 3, -torch.inf)).double()
     right(masked, image_size=(np.int64(8), np.int64(8)))
@@ -530,6 +588,31 @@ def test_masked_logits_dicts_and_numpy_sizes_are_taken() -> None:
     with torch.inference_mode():
         frozen = Small().double()
     right(frozen)
+
+
+class Slots:
+    __slots__ = ("kept",)
+
+    def __init__(self, kept: Any) -> None:
+        self.kept = kept
+
+
+class Stateful(nn.Identity):
+    """Puts a tensor into the state dict that it does not hold as one."""
+
+    def __init__(self, w: Any) -> None:
+        super().__init__()
+        self.numbers = w.tolist()
+
+    def get_extra_state(self) -> Any:
+        return {"first": torch.tensor(self.numbers)}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+def adding_to_state(model: Any, w: Any) -> None:
+    numbers = w.tolist()
+    model.register_state_dict_post_hook(lambda m, state, prefix, _: state.update(kept=torch.tensor(numbers)))
 
 
 class Holder:
@@ -562,8 +645,13 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "hook": lambda m, w: hooked_by(m, Holder(w=w)),
     "partial hook": lambda m, w: hooked_by(m, partial(Holder(), w)),
     "closure": lambda m, w: hooked_by(m, closed_over(w)),
+    "deque": lambda m, w: setattr(m, "kept", deque([w])),
+    "key of a dict": lambda m, w: setattr(m, "kept", {w: 1}),
+    "slots": lambda m, w: setattr(m, "kept", [Slots(w)]),
+    "extra state": lambda m, w: setattr(m, "kept", Stateful(w)),
+    "hook of the state dict": adding_to_state,
 }
-COPIES: dict[str, Callable[[Tensor], Tensor]] = {
+COPIES: dict[str, Callable[[Tensor], Any]] = {
     "as it is": lambda w: w,
     "half": lambda w: w.half(),
     "float8": lambda w: w.to(torch.float8_e4m3fn),
@@ -582,6 +670,9 @@ COPIES: dict[str, Callable[[Tensor], Tensor]] = {
     "beside other columns": lambda w: torch.cat([torch.rand(16, 5), w.flatten(1)], 1),
     "above other rows": lambda w: torch.cat([w.flatten(1), torch.rand(3, 48)]),
     "history": lambda w: torch.stack([torch.rand_like(w), w]),
+    "filter by filter": list,
+    "in eight pieces": lambda w: w.chunk(8),
+    "in pieces at several places": lambda w: {"a": w[:2].half(), "b": (w[5:6], [w[9:12]])},
 }
 
 
