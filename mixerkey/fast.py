@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +23,40 @@ CHUNK = 128  # images at a time in inference: smaller feature maps stay in memor
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """``model(x)`` in the way that is fastest here: as matrix products, for a ConvMixer in training, or on a CPU in
     another dtype than float32, in which PyTorch's own depthwise convolution is as fast, as the benchmarks show.
+    A ConvMixer that was changed since it was built is asked itself.
 
     >>> model, x = ConvMixer(8, 2).eval(), torch.rand(2, 3, 32, 32)
     >>> torch.allclose(forward(model, x), model(x), atol=1e-5)
     True
     """
-    if not isinstance(model, ConvMixer) or not isinstance(model.embedding, nn.Conv2d):
-        return model(x)
     products = torch.is_grad_enabled() or (x.device.type == "cpu" and x.dtype != torch.float32)
-    return fast_forward(model, x) if products else model(x)
+    return fast_forward(model, x) if products and as_built(model) else model(x)
+
+
+def as_built(model: nn.Module) -> TypeGuard[ConvMixer]:
+    """Whether this is a ConvMixer that computes what this module computes: no subclass, no other layer, no hook.
+
+    >>> model = ConvMixer(8, 1)
+    >>> as_built(model)
+    True
+    >>> model[1] = nn.ReLU()
+    >>> as_built(model)
+    False
+    """
+    if type(model) is not ConvMixer or _layers(model) != _built(**model.sizes):
+        return False
+    own = ("forward", "_forward_hooks", "_forward_pre_hooks")
+    return not any(vars(module).get(name) for module in model.modules() for name in own)
+
+
+def _layers(model: nn.Module) -> list[tuple[type, str]]:
+    return [(type(module), module.extra_repr()) for module in model.modules()]
+
+
+@lru_cache
+def _built(**sizes: int) -> list[tuple[type, str]]:
+    with torch.device("meta"):
+        return _layers(ConvMixer(**sizes))
 
 
 def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
@@ -48,7 +73,7 @@ def fast_forward(model: ConvMixer, x: Tensor) -> Tensor:
         logits (N, num_classes).
 
     Raises:
-        ValueError: the images do not fit the network.
+        ValueError: the images do not fit the network, or it was changed since it was built.
 
     >>> model, x = ConvMixer(8, 2).eval().double(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
     >>> torch.allclose(fast_forward(model, x), model(x), atol=1e-12)
@@ -68,6 +93,8 @@ def feature_maps(model: ConvMixer, x: Tensor) -> Iterator[Tensor]:
     >>> [tuple(z.shape) for z in feature_maps(ConvMixer(8, 2), torch.rand(3, 3, 32, 32))]
     [(8, 3, 64), (8, 3, 64), (8, 3, 64)]
     """
+    if not as_built(model):
+        raise ValueError("the network's layers were changed, by others or by hooks: call it itself, model(x)")
     N, C, H, W = x.shape
     P, d = model.sizes["patch_size"], model.sizes["dim"]
     h, w = H // P, W // P

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
-from mixerkey.fast import feature_maps, forward
+from mixerkey.fast import as_built, feature_maps, forward
 from mixerkey.files import Entry, load_tensors, save_tensors
 from mixerkey.muon import Muon
 from mixerkey.receipts import processor, tensors_digest, versions, weights_digest
@@ -225,7 +225,7 @@ class _Forward(nn.Module):
         if self.hint is not None:
             logits, features = _halfway(self.model, x, self.dtype)
             return logits, self.hint(F.layer_norm(features, features.shape[2:]))
-        if isinstance(self.model, ConvMixer):
+        if as_built(self.model):
             return forward(self.model, x.to(self.dtype)), None
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.model(x).float(), None

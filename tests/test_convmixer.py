@@ -18,7 +18,7 @@ from torch import nn
 
 from mixerkey import ConvMixer, load_pretrained
 from mixerkey.convmixer import ARCHITECTURES, Residual, load_model, save_model, timm_state_dict
-from mixerkey.fast import fast_forward
+from mixerkey.fast import fast_forward, forward
 from mixerkey.training import initialize
 
 
@@ -189,6 +189,46 @@ def test_fast_path_in_bfloat16_is_the_network_to_rounding() -> None:
     logits = fast_forward(model, x.bfloat16())
     assert logits.dtype == torch.float32
     assert (logits - model(x)).norm() < 0.05 * model(x).norm()
+
+
+class Halved(ConvMixer):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 2
+
+
+def change(part: Callable[[ConvMixer], object], make: type[ConvMixer] = ConvMixer) -> ConvMixer:
+    torch.manual_seed(0)
+    model = make(dim=8, depth=2, kernel_size=3, patch_size=2).eval().double()
+    part(model)
+    return model
+
+
+def patched(model: Any) -> None:
+    model.forward = lambda x: torch.zeros(len(x), 10, dtype=x.dtype) + model.head.bias.sum()
+
+
+CHANGED: dict[str, Callable[[], ConvMixer]] = {
+    "subclass": lambda: change(lambda m: None, Halved),
+    "another activation": lambda: change(lambda m: m.__setitem__(1, nn.ReLU())),
+    "an activation of another form": lambda: change(lambda m: m.__setitem__(1, nn.GELU("tanh"))),
+    "another activation within a layer": lambda: change(lambda m: m.layers[1].__setitem__(2, nn.ReLU())),
+    "a head of two": lambda: change(lambda m: m.__setitem__(-1, nn.Sequential(m.head, nn.Softplus()))),
+    "one layer less": lambda: change(lambda m: m.__delitem__(3)),
+    "pooled by the largest": lambda: change(lambda m: m.__setitem__(-3, nn.AdaptiveMaxPool2d(1))),
+    "forward hook": lambda: change(lambda m: m.layers[0].register_forward_hook(lambda _, x, y: -y)),
+    "forward hook before": lambda: change(lambda m: m.head.register_forward_pre_hook(lambda _, x: (2 * x[0],))),
+    "patched forward": lambda: change(patched),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_network_that_was_changed_is_asked_itself(name: str) -> None:
+    model, x = CHANGED[name](), torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    for inference in (True, False):
+        with torch.inference_mode(inference):
+            assert torch.equal(forward(model, x), model(x))
+    with pytest.raises(ValueError, match="layers were changed"):
+        fast_forward(model, x)
 
 
 # --- files ---
