@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ def decrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
         return _each(decrypt_images, x, key)
     if key.moves_pixels:
         return encrypt_images(x, key.inverse())
+    _check_dense(x)
     if not x.is_floating_point():
         raise TypeError(f"mixed images are floating point, as encrypt_images gives them; got {x.dtype}")
     _check_channels(x, key)
@@ -103,7 +105,7 @@ def network_input(
     if key is None:
         return normalize(x).to(dtype)
     if not isinstance(key, BlockKey):
-        return _each(lambda image, each: network_input(image, each, dtype), x, key)
+        return _each(network_input, x, key, dtype)
     if key.moves_pixels:
         return normalize(encrypt_images(x, key)).to(dtype)
     normal = normalize(x).to(dtype)
@@ -140,24 +142,30 @@ def normalize(x: Tensor) -> Tensor:
     return (1 - 2 * (1 - x)).to(torch.float32)
 
 
-def _each(function, x: Tensor, keys: Sequence[BlockKey]) -> Tensor:  # type: ignore[no-untyped-def]
+def _each(function, x: Tensor, keys: Sequence[BlockKey], *options: Any) -> Tensor:  # type: ignore[no-untyped-def]
     """`function` of each image and its own key."""
     if not isinstance(keys, Sequence) or not all(isinstance(key, BlockKey) for key in keys):
         raise TypeError(
             f"need a key, such as Key.generate makes, or a list of keys, one for each image; got {type(keys).__name__}"
         )
+    if function is not network_input and len({key.moves_pixels for key in keys}) > 1:
+        raise ValueError("some keys move pixels and some mix them, which gives images of two kinds; take them apart")
     if len(keys) != len(x):
         raise ValueError(f"need one key for each image; got {len(keys)} keys and {len(x)} images")
-    return torch.stack([function(image, key) for image, key in zip(x, keys, strict=True)]) if len(x) else x
+    return torch.stack([function(image, key, *options) for image, key in zip(x, keys, strict=True)]) if len(x) else x
+
+
+def _check_dense(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy converts an array")
+    if x.layout != torch.strided or x.is_nested or x.is_meta or isinstance(x, torch.masked.MaskedTensor):
+        raise TypeError("images must be a dense tensor with numbers; got a sparse, nested, masked or meta one")
 
 
 def _check(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy converts an array")
+    _check_dense(x)
     if x.dtype not in PIXELS:
         raise TypeError(f"images must be uint8 or floating point, got {x.dtype}")
-    if x.layout != torch.strided or x.is_nested or x.is_meta or isinstance(x, torch.masked.MaskedTensor):
-        raise TypeError("images must be a dense tensor with numbers; got a sparse, nested, masked or meta one")
     if x.is_floating_point() and x.numel():
         low, high = x.aminmax()
         if not (low >= 0 and high <= 1):  # also true of NaN

@@ -73,7 +73,7 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
     Raises:
         TypeError: E is no real tensor.
         ValueError: no patch embedding or several, one whose weight is not its own, or an E of another shape, or with
-            NaN or infinity.
+            NaN or infinity, in the model's dtype.
 
     >>> from mixerkey import load_pretrained
     >>> model = load_pretrained("digits")
@@ -92,7 +92,7 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
     if tuple(E.shape) != expected:
         raise ValueError(f"E must have shape {expected}, (p_b, d), got {tuple(E.shape)}")
     with torch.no_grad():
-        weight.copy_(E.T.reshape(weight.shape))
+        _fill(weight, E.T.reshape(weight.shape))
     return copy
 
 
@@ -115,7 +115,8 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
 
     Raises:
         TypeError: a mean or deviations that are no list of numbers.
-        ValueError: not one finite number a channel, a deviation that is not positive, no patch embedding or several.
+        ValueError: not one finite number a channel, a deviation that is not positive, new weights that overflow the
+            model's dtype, no patch embedding or several.
 
     >>> model, p = nn.Conv2d(3, 8, 4, stride=4, bias=False), torch.rand(5, 3, 8, 8)
     >>> own = (p - 0.45) / 0.225
@@ -135,10 +136,18 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
     with torch.no_grad():
         W = weight.double()  # (d, C, P, P)
         shift = (W.sum((2, 3)) * ((0.5 - mu) / sigma).to(W)).sum(1)  # (d,)
-        weight.copy_(W / (2 * sigma.to(W))[:, None, None])
-        bias = shift if conv.bias is None else conv.bias + shift
-        conv.bias = nn.Parameter(bias.to(weight), requires_grad=weight.requires_grad)
+        _fill(weight, W / (2 * sigma.to(W))[:, None, None])
+        bias = nn.Parameter(torch.empty_like(shift, dtype=weight.dtype), requires_grad=weight.requires_grad)
+        _fill(bias, shift if conv.bias is None else conv.bias + shift)
+        conv.bias = bias
     return copy
+
+
+def _fill(weight: Tensor, values: Tensor) -> None:
+    """Set a weight, unless its dtype is too narrow for the values."""
+    weight.copy_(values)
+    if not weight.isfinite().all():
+        raise ValueError(f"the new weights overflow {weight.dtype}; convert the network by double() or float() first")
 
 
 def find_patch_embedding(model: nn.Module, *, layer: str | None = None) -> nn.Conv2d:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mixerkey.cipher import network_input
 from mixerkey.fast import forward
-from mixerkey.keys import BlockKey, Key
+from mixerkey.keys import BlockKey, Key, integer
 from mixerkey.receipts import Receipt, tensors_digest, weights_digest
 
 
@@ -43,7 +43,8 @@ def predict(
 
     Raises:
         TypeError: the model is no module, the images are no tensor of pixels, or the key is none.
-        ValueError: there are no images, they do not fit the model or the key, or it does not answer by logits.
+        ValueError: there are no images, they do not fit the model or the key, there is not one key for each of them,
+            the batch size is not positive, or the model does not answer by logits.
 
     >>> from mixerkey import load_pretrained
     >>> from mixerkey.data import load_digits
@@ -52,10 +53,16 @@ def predict(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"need a torch.nn.Module, such as load_pretrained gives; got {type(model).__name__}")
-    if device is not None:
-        model.to(device)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(images).__name__}")
     if not len(images):
         raise ValueError("there are no images")
+    if isinstance(key, Sequence) and len(key) != len(images):
+        raise ValueError(f"need one key for each image; got {len(key)} keys and {len(images)} images")
+    if integer(batch_size, "the batch size") < 1:
+        raise ValueError(f"a forward pass has at least one image, got batch_size = {batch_size}")
+    if device is not None:
+        model.to(device)
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     was_training = model.training
     model.eval()
@@ -279,8 +286,14 @@ def confusion(labels: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     Returns:
         int64 (num_classes, num_classes).
 
+    Raises:
+        ValueError: a class that is none of them.
+
     >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
     tensor([[1, 1],
             [0, 1]])
     """
+    both = torch.cat([labels, classes])
+    if len(both) and not 0 <= both.min() <= both.max() < num_classes:
+        raise ValueError(f"labels and classes must be 0 to {num_classes - 1}")
     return torch.bincount(labels * num_classes + classes, minlength=num_classes**2).reshape(num_classes, num_classes)

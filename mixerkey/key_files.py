@@ -224,13 +224,13 @@ def _check_id(key_id: object) -> None:
         raise ValueError(f"a key id is 16 hexadecimal digits, got {str(key_id)[:40]!r}")
 
 
-def _key(fields: dict[str, Any], matrices: list[Tensor]) -> BlockKey:
-    """A key from its `_fields`."""
+def _key(fields: dict[str, Any], matrices: list[Tensor], around: tuple[type, ...] = ()) -> BlockKey:
+    """A key from its `_fields`; one of the kinds `around` it is no part of it."""
     found = fields.get("format")
     kind = KINDS.get(found.removeprefix("mixerkey ")) if isinstance(found, str) else None
     M, C = fields.get("patch_size"), fields.get("channels")
-    if kind is None:
-        raise ValueError(f"an unknown kind of key, {found!r}")
+    if kind is None or kind in around:
+        raise ValueError(f"an unknown kind of key{', within another' if around else ''}: {str(found)[:40]!r}")
     if not (_whole(M) and _whole(C)):
         raise ValueError("must hold integers: patch_size and channels")
     if issubclass(kind, SignedPermutation):
@@ -244,7 +244,7 @@ def _key(fields: dict[str, Any], matrices: list[Tensor]) -> BlockKey:
             raise ValueError("its matrix is missing, or not float64")
         return MatrixKey(matrices[n], M, C)
     if kind is ScrambledKey:
-        parts = (_key(_part(fields, name), matrices) for name in ("within", "order"))
+        parts = (_key(_part(fields, name), matrices, (ScrambledKey,)) for name in ("within", "order"))
         return ScrambledKey(*parts)  # type: ignore[arg-type]
     grid = fields.get("grid")
     if not _integers(grid) or len(grid) != 2:
@@ -257,7 +257,8 @@ def _key(fields: dict[str, Any], matrices: list[Tensor]) -> BlockKey:
     each_place = fields.get("keys")
     if not isinstance(each_place, list) or not all(isinstance(each, dict) for each in each_place):
         raise ValueError("must hold a list of keys")
-    return PatchKeys((_key(each, matrices) for each in each_place), (grid[0], grid[1]))
+    inner = (ScrambledKey, PatchKeys)
+    return PatchKeys((_key(each, matrices, inner) for each in each_place), (grid[0], grid[1]))
 
 
 def _part(fields: dict[str, Any], name: str) -> dict[str, Any]:

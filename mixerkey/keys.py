@@ -736,6 +736,7 @@ class KeySchedule:
         channels: C.
 
     Raises:
+        TypeError: a secret that is no bytes, such as a passphrase.
         ValueError: a shorter secret.
 
     >>> schedule = KeySchedule(bytes(32), 4, 3)
@@ -745,6 +746,10 @@ class KeySchedule:
 
     def __init__(self, secret: bytes, patch_size: int, channels: int) -> None:
         block_size(patch_size, channels)
+        if not isinstance(secret, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"the secret must be bytes, such as KeySchedule.generate draws; got {type(secret).__name__}"
+            )
         if len(secret) < 16:
             raise ValueError(
                 f"the secret must have at least 16 bytes, got {len(secret)}; KeySchedule.generate draws one"
@@ -772,8 +777,17 @@ class KeySchedule:
     def __repr__(self) -> str:
         return f"KeySchedule(patch_size={self.patch_size}, channels={self.channels}, secret hidden)"
 
+    def __copy__(self) -> KeySchedule:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> KeySchedule:
+        return self
+
     def __reduce__(self) -> tuple:
-        raise TypeError("keys are never pickled; keep the secret instead")
+        raise TypeError(
+            "keys are never pickled; keep the secret instead. A DataLoader needs no pickling with num_workers=0, or "
+            'with multiprocessing_context="fork"'
+        )
 
 
 def integer(value: Any, name: str) -> int:

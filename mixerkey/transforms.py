@@ -75,6 +75,12 @@ class Encrypt(v2.Transform):
         encrypted = encrypt_images(x.as_subclass(Tensor), self._key)
         return tv_tensors.wrap(encrypted, like=x) if isinstance(x, tv_tensors.TVTensor) else encrypted
 
+    def __copy__(self) -> Encrypt:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Encrypt:
+        return self
+
     def extra_repr(self) -> str:
         """The kind of key, and nothing else of it."""
         return repr(self._key)
@@ -134,6 +140,10 @@ def _is_image(leaf: Any) -> bool:
     """Whether this is an image; True or False only where it is known, so that no plain image passes for a label."""
     if isinstance(leaf, LABELS) or (isinstance(leaf, np.ndarray) and leaf.ndim < 2 and leaf.dtype != object):
         return False
+    if isinstance(leaf, Image) and leaf.mode in ("P", "PA"):
+        raise TypeError(
+            "a PIL image with a palette holds no pixels: convert it to L or RGB; wrap masks in tv_tensors.Mask"
+        )
     if isinstance(leaf, Image | tv_tensors.Image | tv_tensors.Video):
         return True
     plain = isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixerkey import Key, SignedPermutation, decrypt_images, encrypt_images, network_input, normalize
 from mixerkey.blocks import integrate, segment
-from mixerkey.keys import block_size
+from mixerkey.keys import BlockKey, MatrixKey, block_size
 
 
 @given(data=st.data(), key=keys())
@@ -181,6 +181,27 @@ def test_views_and_empty_batches_are_images_too() -> None:
 def test_bad_images_are_refused(x: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         encrypt_images(x, Key.generate(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x, keys: encrypt_images(x, keys), ValueError, "some keys move pixels and some mix them"),
+        (lambda x, keys: encrypt_images(x / 255, keys), ValueError, "some keys move pixels and some mix them"),
+        (lambda x, keys: decrypt_images(x / 255, keys), ValueError, "some keys move pixels and some mix them"),
+        (lambda x, keys: decrypt_images(x.numpy(), keys[1]), TypeError, "torch.Tensor, got ndarray"),
+        (lambda x, keys: decrypt_images((x / 255).to_sparse(), keys[1]), TypeError, "a dense tensor"),
+    ],
+)
+def test_keys_that_mix_pixels_take_images_of_their_own(
+    call: Callable[[Tensor, list[BlockKey]], object], error: type[Exception], message: str
+) -> None:
+    keys = [Key.from_seed(0, 4, 3), MatrixKey.orthogonal(4, 3, seed=0)]
+    x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    with pytest.raises(error, match=message):
+        call(x, keys)
+    expected = torch.stack([network_input(image, key) for image, key in zip(x, keys, strict=True)])
+    assert torch.equal(network_input(x, keys), expected)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

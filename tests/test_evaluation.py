@@ -23,7 +23,7 @@ from mixerkey import (
     load_pretrained,
 )
 from mixerkey.data import load_cifar10, load_digits
-from mixerkey.evaluation import classify, predict
+from mixerkey.evaluation import classify, confusion, predict
 from mixerkey.keys import KeySchedule
 from mixerkey.receipts import load_receipt, weights_digest
 
@@ -117,6 +117,36 @@ def test_what_is_no_model_and_no_key_is_named_and_not_printed(other: Any) -> Non
         with pytest.raises(TypeError, match=kind) as raised:
             call()
         assert "secret" not in str(raised.value)
+
+
+KEYS = [Key.from_seed(n, 2, 1) for n in range(9)]
+WRONG: dict[str, tuple[Callable[..., object], type[Exception], str]] = {
+    **{f"batch of {n}": (lambda m, x, y, n=n: predict(m, x, batch_size=n), ValueError, "one image") for n in (0, -1)},
+    **{
+        f"batch of {n!r}": (
+            lambda m, x, y, n=n: predict(m, x, batch_size=n),
+            TypeError,
+            "batch size must be an integer",
+        )
+        for n in (1.5, "3", None)
+    },
+    "list": (lambda m, x, y: predict(m, x.tolist()), TypeError, "must be a torch.Tensor .* got list"),
+    "array": (lambda m, x, y: accuracy(m, x.numpy(), y), TypeError, "must be a torch.Tensor .* got ndarray"),
+    "too few keys": (lambda m, x, y: predict(m, x, KEYS[:7]), ValueError, "got 7 keys and 8 images"),
+    "too many keys": (lambda m, x, y: predict(m, x, KEYS), ValueError, "got 9 keys and 8 images"),
+    "too many keys of accuracy": (lambda m, x, y: accuracy(m, x, y, KEYS), ValueError, "got 9 keys and 8 images"),
+    "too many keys of classify": (lambda m, x, y: classify(m, x, KEYS), ValueError, "got 9 keys and 8 images"),
+    "a class too many": (lambda m, x, y: confusion(y, y + 9, 10), ValueError, "must be 0 to 9"),
+    "a class too few": (lambda m, x, y: confusion(y - 9, y, 10), ValueError, "must be 0 to 9"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_one_line(name: str) -> None:
+    call, error, message = WRONG[name]
+    images, labels = load_digits("test")
+    with pytest.raises(error, match=message):
+        call(load_pretrained("digits"), images[:8], labels[:8].clamp(min=1))
 
 
 @needs_cifar10

@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -283,6 +284,9 @@ def test_inverse_keys_decrypt_and_others_do_not(digits: tuple[Tensor, Tensor]) -
         PatchKeys(keys[:15], (4, 4))
 
 
+NO_BYTES: list[Any] = ["a passphrase of many words", 32, None, list(range(32)), torch.zeros(32)]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -304,6 +308,7 @@ def test_inverse_keys_decrypt_and_others_do_not(digits: tuple[Tensor, Tensor]) -
         (lambda: BlockOrder.generate(2, 1, (2, 2)).act(torch.zeros(4, 4, 4)), ValueError, "images of another size"),
         (lambda: KeySchedule(b"short", 2, 1), ValueError, "at least 16 bytes"),
         (lambda: KeySchedule(bytes(16), 2, 1)[-1], ValueError, "not be negative"),
+        *((lambda x=x: KeySchedule(x, 2, 1), TypeError, "the secret must be bytes") for x in NO_BYTES),
         (
             lambda: decrypt_images(torch.zeros(1, 2, 2, dtype=torch.uint8), MatrixKey(torch.eye(4), 2, 1)),
             TypeError,
@@ -323,8 +328,13 @@ def test_a_schedule_gives_each_image_its_own_key() -> None:
     assert [schedule[n].permutation.tolist() for n in (0, 1, 2)] == FROZEN
     assert len({schedule[n] for n in range(100)}) > 60  # of 144
     assert KeySchedule(bytes(range(1, 33)), 2, 1).keys(range(9)) != schedule.keys(range(9))
-    with pytest.raises(TypeError, match="never pickled"):
+    with pytest.raises(TypeError, match=r"never pickled; .* num_workers=0"):
         pickle.dumps(schedule)
+    assert copy.copy(schedule)[1] == copy.deepcopy([schedule])[0][1] == schedule[1]
+    changed = bytearray(range(32))
+    same = KeySchedule(changed, 2, 1)
+    changed[0] = 9
+    assert same[1] == schedule[1]
 
 
 FROZEN = [[0, 3, 1, 2], [2, 3, 1, 0], [1, 2, 3, 0]]

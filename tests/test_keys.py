@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from strategies import SHAPES, keys, signed_permutations
 
 from mixerkey import Key, SignedPermutation, key_files
-from mixerkey.key_files import KeyFileError, load_key, save_key
+from mixerkey.key_files import KeyFileError, decode, load_key, save_key
 from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys
 
 
@@ -357,6 +357,20 @@ def test_each_fault_in_a_file_has_its_own_error(change: dict, message: str, tmp_
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(KeyFileError, match=message):
         Key.load(path)
+
+
+def nested(kind: str, depth: int) -> bytes:
+    """A key file in which a key of this kind is a part of another one, and so on."""
+    field, closing = {"ScrambledKey": ('"order": {}, "within": ', "}"), "PatchKeys": ('"keys": [', "]}")}[kind]
+    opening = f'{{"format": "mixerkey {kind}", "version": 1, "patch_size": 1, "channels": 1, "grid": [1, 1], {field}'
+    return (opening * depth + "{}" + closing * depth).encode()
+
+
+@pytest.mark.parametrize("depth", [2, 100, 300, 480, 900, 50_000])
+@pytest.mark.parametrize("kind", ["ScrambledKey", "PatchKeys"])
+def test_keys_within_keys_are_one_line(kind: str, depth: int) -> None:
+    with pytest.raises(KeyFileError, match=r"unknown kind of key, within another|nested too deeply"):
+        decode(nested(kind, depth), "key.json")
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

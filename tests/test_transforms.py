@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 from collections.abc import Callable
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -151,6 +152,25 @@ def test_a_sample_without_an_image_is_refused(sample: Any) -> None:
     for take in (lambda: Encrypt(RGB)(sample), lambda: EncryptedDataset(Items(sample), RGB)[0]):
         with pytest.raises(TypeError, match="there is no image to encrypt among"):
             take()
+
+
+@pytest.mark.parametrize("mode", ["P", "PA"])
+def test_numbers_of_a_palette_are_no_pixels(mode: str) -> None:
+    image = to_pil_image(X).convert("P").convert(mode)
+    for key, sample in ((KEY, image), (RGB, image), (RGB, (X, image))):
+        with pytest.raises(TypeError, match="with a palette holds no pixels: convert it to L or RGB; wrap masks"):
+            Encrypt(key)(sample)
+
+
+def test_copies_encrypt_alike(digits: TensorDataset, tmp_path: Path) -> None:
+    KEY.save(tmp_path / "key.json")
+    sources: list[Any] = [KEY, tmp_path / "key.json", KeySchedule(bytes(32), 2, 1)]
+    for source in sources:
+        data = EncryptedDataset(digits, source)
+        for same in (copy(data), deepcopy(data)):
+            assert torch.equal(same[1][0], data[1][0])
+    pipeline = v2.Compose([v2.Pad(0), Encrypt(KEY)])
+    assert torch.equal(deepcopy(pipeline)(digits[0][0]), pipeline(digits[0][0]))
 
 
 def test_images_of_other_channels_are_refused() -> None:
