@@ -41,6 +41,7 @@ MIRRORS = (  # all serve the official archive; the official host, the second, is
     f"https://dataset.bj.bcebos.com/cifar/{ARCHIVE}",
 )
 TRIES = 5  # of one mirror in one call, for a connection that is cut in the middle
+LARGEST_DOWNLOAD = 2**28  # bytes; the archive has 170 million
 TIMEOUT = 30  # seconds without a byte
 # SHA-256 over the sorted SHA-256 digests of the images, each as bytes([label]) + its pixels in (row, column, channel).
 CHECKSUMS = {
@@ -450,12 +451,12 @@ def _fetch(url: str, partial: Path, progress: bool) -> bool:
         name = f"CIFAR-10 from {urlsplit(url).netloc}"
         with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=not progress) as bar:
             _copy(response, stream, bar)
-        return stream.tell() == total
+        return stream.tell() == total or stream.tell() > LARGEST_DOWNLOAD
 
 
 def _copy(response: Any, stream: BinaryIO, bar: tqdm) -> None:
-    """Write what arrives, as it arrives, until the connection ends or breaks."""
-    while True:
+    """Write what arrives, as it arrives, until the connection ends or breaks, or it is too much."""
+    while stream.tell() <= LARGEST_DOWNLOAD:
         try:
             chunk = response.read1(1 << 16)
         except (OSError, http.client.HTTPException):

@@ -19,19 +19,24 @@ from mixerkey.files import one_line, write_file
 
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 ROUNDING = 2  # levels by which a conversion from sRGB to sRGB moves a colour
+SCREEN = 1 / 2.2  # the gamma that a PNG is shown with if it names none, near enough
 
 
-def open_picture(source: str | Path | BinaryIO, channels: int, *, exact: bool = False) -> Image.Image:
+def open_picture(
+    source: str | Path | BinaryIO, channels: int, *, exact: bool = False, png: bool = False
+) -> Image.Image:
     """A picture in grey or colours: upright, in sRGB, with what is transparent on black.
 
     Args:
         source: a file that Pillow reads; of several frames, only a photograph with its own preview is taken.
         channels: 1 for grey or 3 for colours.
         exact: refuse what the pixels alone do not hold: transparency, and colours if grey is wanted.
+        png: refuse what is no PNG, whatever its name, since other formats may have lost pixels.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no picture, damaged, too large, of more than 8 bits a channel, an animation; or not `exact`.
+        ValueError: it is no picture, damaged, too large, of more than 8 bits a channel, an animation, of another gamma
+            than a screen's; or not `exact`, or no `png`.
 
     >>> file = io.BytesIO()
     >>> Image.new("L", (4, 2), 7).save(file, "PNG")
@@ -47,7 +52,9 @@ def open_picture(source: str | Path | BinaryIO, channels: int, *, exact: bool = 
         Image.init()
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Pillow would give to Ghostscript
         with Image.open(source, formats=formats) as image:
-            _check_depth(image)
+            if png and image.format != "PNG":
+                raise ValueError(f"it is a {image.format}, and no PNG as encrypt writes it: other formats lose pixels")
+            check_meaning(image)
             if image.format == "PNG":
                 check_rows(cast(BinaryIO, image.fp))
             image.load()
@@ -67,7 +74,12 @@ def open_picture(source: str | Path | BinaryIO, channels: int, *, exact: bool = 
 
 
 def read_picture(
-    source: str | Path | BinaryIO, channels: int, *, exact: bool = False, size: tuple[int, int] | None = None
+    source: str | Path | BinaryIO,
+    channels: int,
+    *,
+    exact: bool = False,
+    png: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """What `open_picture` opens as uint8 (C, H, W), resized to `size` (width, height) if it is given.
 
@@ -76,7 +88,7 @@ def read_picture(
     >>> read_picture(file, 3).shape
     torch.Size([3, 2, 4])
     """
-    shown = open_picture(source, channels, exact=exact)
+    shown = open_picture(source, channels, exact=exact, png=png)
     if size is not None and shown.size != size:
         shown = shown.resize(size, Image.Resampling.BOX)
     pixels = np.array(shown).reshape(shown.height, shown.width, channels)
@@ -84,13 +96,13 @@ def read_picture(
 
 
 def check_rows(stream: BinaryIO) -> None:
-    """Refuse a PNG whose compressed data end before its last row, which Pillow would fill with black.
+    """Refuse a PNG whose pixels are damaged, or end before its last row, which Pillow would fill with black.
 
     Args:
         stream: at any place, where it is left.
 
     Raises:
-        ValueError: rows are missing.
+        ValueError: rows are missing, or a checksum is wrong.
     """
     place = stream.tell()
     stream.seek(8)
@@ -98,16 +110,17 @@ def check_rows(stream: BinaryIO) -> None:
     try:
         while len(head := stream.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
+            if kind not in (b"IHDR", b"IDAT"):
+                stream.seek(length + 4, os.SEEK_CUR)
+                continue
+            data, checksum = stream.read(length), stream.read(4)
+            if len(checksum) == 4 and zlib.crc32(kind + data) != int.from_bytes(checksum):
+                raise zlib.error
             if kind == b"IHDR":
-                needed = _inflated(stream.read(length))
-            elif kind == b"IDAT":
-                data = stream.read(length)
-                while data and found < needed:
-                    found += len(inflate.decompress(data, 2**16))
-                    data = inflate.unconsumed_tail
-            else:
-                stream.seek(length, os.SEEK_CUR)
-            stream.seek(4, os.SEEK_CUR)
+                needed = _inflated(data)
+            while kind == b"IDAT" and data and found < needed:
+                found += len(inflate.decompress(data, 2**16))
+                data = inflate.unconsumed_tail
     except (zlib.error, IndexError) as error:
         raise ValueError("it is damaged; copy it again") from error
     finally:
@@ -129,12 +142,25 @@ def _inflated(header: bytes) -> int:
     return total
 
 
-def _check_depth(image: Image.Image) -> None:
+def check_meaning(image: Image.Image) -> None:
+    """Refuse a picture that is more than one of 8 bits a channel, as a screen shows them.
+
+    Raises:
+        ValueError: more bits, several frames, or another gamma.
+
+    >>> check_meaning(Image.new("I;16", (2, 2)))
+    Traceback (most recent call last):
+        ...
+    ValueError: it has more than 8 bits a channel; save it with 8
+    """
     deep = image.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     if deep:
         raise ValueError("it has more than 8 bits a channel; save it with 8")
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with its preview
         raise ValueError("it has several frames; save the one that you mean")
+    gamma = image.info.get("gamma", SCREEN)
+    if abs(gamma - SCREEN) > 0.01 and not image.info.keys() & {"srgb", "icc_profile"}:
+        raise ValueError(f"its gamma is {gamma:g}, and a screen's is {SCREEN:.5f}; save it in sRGB")
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
@@ -182,13 +208,15 @@ def write_picture(image: Tensor, path: Path) -> None:
     write_file(path, stream.getvalue())
 
 
-def convert_picture(source: Path, target: Path, channels: int, cipher: Callable[[Tensor], Tensor]) -> None:
-    """Take a picture through a cipher to a PNG, unless it is there.
+def convert_picture(
+    source: Path, target: Path, channels: int, cipher: Callable[[Tensor], Tensor], *, png: bool = False
+) -> None:
+    """Take a picture, which must be a PNG if `png`, through a cipher to a PNG, unless it is there.
 
     Raises:
         ValueError: it can't be read, its pixels alone do not hold it, or another picture is at `target`.
     """
-    image = cipher(read_picture(source, channels, exact=True))
+    image = cipher(read_picture(source, channels, exact=True, png=png))
     if not target.exists():
         return write_picture(image, target)
     try:
@@ -199,17 +227,19 @@ def convert_picture(source: Path, target: Path, channels: int, cipher: Callable[
         raise ValueError(f"{target} is another picture; choose another name, or remove it")
 
 
-def convert_folder(folder: Path, out: Path, channels: int, cipher: Callable[[Tensor], Tensor]) -> tuple[int, list[str]]:
-    """Take each PNG below a folder through a cipher, one at a time, to the same place below another folder.
+def convert_folder(
+    folder: Path, out: Path, channels: int, cipher: Callable[[Tensor], Tensor], *, png: bool = False
+) -> tuple[int, list[str]]:
+    """Take each .png below a folder through a cipher, one at a time, to the same place below another folder.
 
     What is there already is held against what belongs there and left alone, so that a run that was stopped goes on;
     anything else that is there is neither taken for it nor overwritten.
 
     Returns:
-        how many pictures are there now, and a line for each that is not.
+        how many pictures are there now, and a line for each that is not; also for those in other formats.
 
     Raises:
-        ValueError: no PNG in the folder, or `out` lies within it.
+        ValueError: no picture in the folder, or `out` lies within it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -226,8 +256,13 @@ def convert_folder(folder: Path, out: Path, channels: int, cipher: Callable[[Ten
     done, names = 0, []
     failed: list[str] = []
     unread: list[OSError] = []
+    Image.init()
+    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     for parent, folders, found in os.walk(folder, onerror=unread.append):
-        names += [Path(parent, name) for name in found if name.lower().endswith(".png")]
+        paths = [Path(parent, name) for name in found if not name.startswith("._")]  # a Mac's notes on the file
+        names += [path for path in paths if path.suffix.lower() == ".png"]
+        others = [path for path in paths if path.suffix.lower() in suffixes - {".png"}]
+        failed += [f"{one_line(path)} is no .png; convert it, or name it alone" for path in others]
         links = [path for path in (Path(parent, name) for name in folders) if path.is_symlink()]
         failed += [f"{one_line(path)} is a link to a folder, which is not followed; name that folder" for path in links]
     failed += map(one_line, unread)
@@ -235,7 +270,7 @@ def convert_folder(folder: Path, out: Path, channels: int, cipher: Callable[[Ten
         raise ValueError(f"there is no .png in {folder}")
     for name in tqdm(sorted(names), unit="image", disable=None):  # none where stderr is no terminal
         try:
-            convert_picture(name, out / name.relative_to(folder), channels, cipher)
+            convert_picture(name, out / name.relative_to(folder), channels, cipher, png=png)
             done += 1
         except (OSError, ValueError) as error:
             failed.append(one_line(error))

@@ -980,6 +980,19 @@ def test_a_corrupt_archive_is_deleted(
     arrived(target, standin)
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked", "closing"])
+def test_a_download_without_end_is_not_read_to_its_end(
+    framing: str, mirror: Mirror, standin: StandIn, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "LARGEST_DOWNLOAD", len(standin.archive))
+    written: list[int] = []
+    monkeypatch.setattr(data.tqdm, "update", lambda bar, n: written.append(n))
+    mirror.framing, mirror.body = framing, standin.archive + bytes(5_000_000)
+    refused(mirror.url, "another file or a damaged one (checksum mismatch), which was deleted", OTHER_WAYS)
+    assert sum(written) <= len(standin.archive) + (1 << 16)
+    assert kept(target.parent) == []
+
+
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
 def test_an_http_error_says_which_and_keeps_what_there_was(
     status: int, mirror: Mirror, standin: StandIn, target: Path, partial: Path

@@ -21,11 +21,13 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 import uvicorn
+from fastapi import HTTPException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parties import DIGITS, ID, KEY, OTHER, PATIENCE, RAW, WRONG, lock, png
@@ -418,6 +420,35 @@ def test_what_is_wrong_gets_a_clear_4xx(http: TestClient, name: str) -> None:
     assert http.post("/v1/classify", content=GOOD, headers=PNG_TYPE).status_code == 200
 
 
+def deep() -> bytes:
+    """An RGB PNG of 16 bits a channel, of which Pillow would drop half."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 4, 16, 2, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress((b"\0" + bytes(48)) * 4))
+    return b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b"")
+
+
+def colour(**options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+PNGS = {
+    "16 bits": (deep(), "more than 8 bits a channel"),
+    "two frames": (colour(save_all=True, append_images=[Image.new("RGB", (8, 4), "red")]), "several frames"),
+    "linear light": (colour()[:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + colour()[33:], "its gamma is 1,"),
+}
+
+
+@pytest.mark.parametrize("name", PNGS)
+def test_a_png_that_means_more_than_its_pixels_is_a_422(name: str) -> None:
+    content, words = PNGS[name]
+    with pytest.raises(HTTPException) as caught:
+        provider.decode_png(content, 1, ModelCard(ID, 4, 3, 4, 8, ("a", "b")))
+    assert caught.value.status_code == 422
+    assert words in caught.value.detail
+
+
 def test_outside_the_page_no_file_is_served(http: TestClient) -> None:
     for path in ("/page/../provider.py", "/page/%2e%2e/provider.py", "/page/..%2fprovider.py", "/page//etc/passwd"):
         assert http.get(path).status_code == 404
@@ -642,6 +673,12 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model to serve"):
         models.reload()
     assert models.served == before
+
+
+def test_a_macs_notes_on_a_model_are_no_model(tmp_path: Path) -> None:
+    lock(KEY, ID, tmp_path / "a.safetensors")
+    (tmp_path / "._a.safetensors").write_bytes(b"notes")
+    assert list(Models([tmp_path]).served) == [ID]
 
 
 # --- connections that dawdle or lie, on a real socket ---
@@ -890,6 +927,18 @@ def test_an_answer_that_is_none_is_said_to_be(answer: bytes) -> None:
     assert len(seen) == 1
 
 
+def test_an_answer_that_trickles_without_end_is_not_waited_for() -> None:
+    def trickle() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b" "
+            time.sleep(0.01)
+
+    transport, seen = answering(httpx.Response(200, content=trickle()))
+    with pytest.raises(ProviderError, match="does not come to its end in time"):
+        Client("http://x", KEY, seconds=0.1, transport=transport).classify(IMAGES[:1])
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(
     "cards",
     [
@@ -1079,6 +1128,16 @@ def test_a_picture_is_encrypted_and_decrypted(tmp_path: Path, mode: str, channel
     assert read["plain.png"] == read["back.png"] != read["locked.png"]
     expected = encrypt_images(pixels.permute(2, 0, 1), key).permute(1, 2, 0).contiguous()
     assert read["locked.png"] == expected.numpy().tobytes()
+
+
+@pytest.mark.parametrize("command", ["encrypt-model digits key.json out", "encrypt in.png out.png --key key.json"])
+def test_a_key_that_changes_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_key(SignedPermutation.identity(2, 1), "key.json")
+    Image.new("L", (8, 8)).save("in.png")
+    with pytest.raises(SystemExit, match="this key changes nothing, so that it protects nothing"):
+        main(command.split())
+    assert {path.name for path in tmp_path.iterdir()} == {"key.json", "in.png"}
 
 
 def test_a_lossy_format_is_refused(tmp_path: Path) -> None:

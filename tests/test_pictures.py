@@ -100,6 +100,33 @@ def spoil(path: Path) -> Path:
     return path
 
 
+def flipped(path: Path, side: int = 300) -> Path:
+    """A pixel of a large picture is another one than its checksum says; the data are not compressed."""
+    noise = torch.randint(256, (side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save(Image.fromarray(noise.numpy()), path, compress_level=0)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 1000] ^= 255
+    path.write_bytes(data)
+    return path
+
+
+def with_chunk(path: Path, kind: bytes, data: bytes, *more: tuple[bytes, bytes]) -> Path:
+    """PLAIN with further chunks before its pixels."""
+    save(grey(PLAIN), path)
+    content = path.read_bytes()
+    chunks = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((kind, data), *more)
+    )
+    place = content.index(b"IDAT") - 4
+    path.write_bytes(content[:place] + chunks + content[place:])
+    return path
+
+
+def gamma(value: int) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", value)
+
+
 def half(path: Path) -> Path:
     save(grey(PLAIN), path)
     path.write_bytes(path.read_bytes()[:70])
@@ -127,6 +154,9 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     "half of the rows": (lambda path: png(path, b"\0abcd" * 2), "rows are missing", False),
     "half of the rows, interlaced": (lambda path: png(path, b"\0a" * 5, interlace=1), "rows are missing", False),
     "damaged data": (lambda path: spoil(png(path, b"\0abcd" * 4)), "damaged", False),
+    "damaged data of a large picture": (flipped, "damaged", False),
+    "linear light": (lambda path: with_chunk(path, *gamma(100_000)), "its gamma is 1, and a screen's is", False),
+    "an old Mac's gamma": (lambda path: with_chunk(path, *gamma(55_556)), "its gamma is 0.55556", False),
     "a program": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"), "damaged, or no picture", False),
     "a pipe": (pipe, "no regular file", False),
     "too many pixels": (lambda path: save(Image.new("1", (20_000, 20_000)), path), "decompression bomb", False),
@@ -150,6 +180,13 @@ def test_what_pixels_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
     else:
         with pytest.raises(ValueError, match=words):
             read_picture(path, 1)
+
+
+def test_a_screens_gamma_is_read(tmp_path: Path) -> None:
+    cases: list[tuple[int, list[tuple[bytes, bytes]]]] = [(45_455, []), (45_000, []), (100_000, [(b"sRGB", b"\0")])]
+    for value, more in cases:
+        path = with_chunk(tmp_path / "a.png", *gamma(value), *more)
+        assert torch.equal(read_picture(path, 1, exact=True), PLAIN)
 
 
 def test_what_is_transparent_is_seen_on_black(tmp_path: Path) -> None:
@@ -259,6 +296,9 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
     KEYS["Key"].save("key.json")
     pictures(Path("in"), 3)
     Path("in", "elsewhere").symlink_to("deeper")
+    save(grey(PLAIN), Path("in", "photo.JPG"))
+    Path("in", "notes.txt").write_text("no picture")
+    Path("in", "._0.PNG").write_bytes(b"a Mac's notes on the file 0.PNG")
     Path("in", "locked").mkdir()
     pipe(Path("in", "pipe.png"))
     scandir = os.scandir
@@ -269,12 +309,13 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(SystemExit, match=r"^mixerkey: 3 are not, the first because "):
+    with pytest.raises(SystemExit, match=r"^mixerkey: 4 are not, the first because "):
         main(["encrypt", "in", "out", "--key", "key.json"])
     assert "3 pictures are in out" in capsys.readouterr().out
     done, failed = convert_folder(Path("in"), Path("out2"), 1, lambda image: image)
     assert done == 3
-    for words in ("in/elsewhere is a link to a folder", "in/locked", "in/pipe.png can't be read as a picture"):
+    said = "in/elsewhere is a link to a folder", "in/locked", "in/pipe.png can't be read", "in/photo.JPG is no .png"
+    for words in said:
         assert any(words in line for line in failed), words
 
 
@@ -293,13 +334,21 @@ def test_one_picture_does_not_take_the_place_of_another(tmp_path: Path, monkeypa
         main(["encrypt", "in", "file", "--key", "key.json"])
 
 
-def test_decrypt_refuses_what_has_lost_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_decrypt_refuses_what_may_have_lost_pixels_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, format: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     KEYS["Key"].save("key.json")
-    save(grey(PLAIN), Path("a.jpg"))
-    with pytest.raises(SystemExit, match="other formats lose pixels"):
-        main(["decrypt", "a.jpg", "b.png", "--key", "key.json"])
-    assert main(["encrypt", "a.jpg", "b.png", "--key", "key.json"]) == 0
+    save(grey(PLAIN), Path(name), format=format)
+    with pytest.raises(SystemExit, match=f"it is a {format}, and no PNG .*: other formats lose pixels"):
+        main(["decrypt", name, "b.png", "--key", "key.json"])
+    assert main(["encrypt", name, "b.png", "--key", "key.json"]) == 0
+    Path("in").mkdir()
+    Path(name).rename("in/a.png")
+    with pytest.raises(SystemExit, match=r"1 are not, .* other formats lose pixels"):
+        main(["decrypt", "in", "out", "--key", "key.json"])
 
 
 def test_pictures_in_memory_are_read_too() -> None:

@@ -39,7 +39,7 @@ class Client:
         key: the secret, of any kind that moves pixels; it never leaves this process.
         key_id: the key's id; needed while the provider serves several models.
         token: the provider's, if it wants one.
-        seconds: to wait for an answer.
+        seconds: to wait for an answer, and again for its body.
         tries: of a request that gets no connection, no answer or a 503; the same images may safely be sent again.
         transport: how httpx sends, for tests.
 
@@ -68,7 +68,7 @@ class Client:
         tries: int = 8,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.key, self.key_id, self.tries = moving(key), key_id, tries
+        self.key, self.key_id, self.seconds, self.tries = moving(key), key_id, seconds, tries
         self._card: ModelCard | None = None
         address = _address(url)
         self.provider = f"{address.host}:{address.port}" if address.port else address.host  # without a password
@@ -157,7 +157,7 @@ class Client:
             wait = min(0.2 * 2**attempt, 5.0) * random.uniform(0.5, 1.5)  # so that not all come back at once
             try:
                 with self._http.stream(method, path, **request) as response:  # type: ignore[arg-type]
-                    body = _body(response)
+                    body = _body(response, time.monotonic() + self.seconds)
             except httpx.TransportError as error:
                 problem = f"no answer from {self.provider}: {one_line(error) or type(error).__name__}"
                 if _permanent(error):
@@ -224,13 +224,16 @@ def _transport(address: httpx.URL) -> httpx.BaseTransport:
         ) from error
 
 
-def _body(response: httpx.Response) -> bytes:
-    body = b""
-    for chunk in response.iter_bytes(2**16):
+def _body(response: httpx.Response, end: float) -> bytes:
+    """What arrives until then; httpx itself waits anew for every byte."""
+    body = bytearray()
+    for chunk in response.iter_bytes():
         body += chunk
+        if time.monotonic() > end:
+            raise ProviderError("the answer does not come to its end in time")
         if len(body) > LARGEST_ANSWER:
             raise ProviderError(f"the answer is larger than {LARGEST_ANSWER >> 20} MiB")
-    return body
+    return bytes(body)
 
 
 def _permanent(error: BaseException | None) -> bool:

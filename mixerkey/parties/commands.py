@@ -147,7 +147,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _keygen(options: argparse.Namespace) -> None:
     if block_size(options.patch_size, options.channels) > LARGEST_BLOCK:
         raise ValueError(f"a key is for blocks of up to {LARGEST_BLOCK:,} values, patch size squared times channels")
-    key_id = save_key(Key.generate(options.patch_size, options.channels), options.key)
+    key_id = save_key(moving(Key.generate(options.patch_size, options.channels)), options.key)
     print(f"key id {key_id}")
 
 
@@ -194,15 +194,16 @@ def _decrypt(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace, cipher: Callable[[Tensor, BlockKey], Tensor]) -> None:
     keep_apart(options.out, options.image, options.key)
     key = moving(load_key(options.key))
+    png = cipher is decrypt_images
     if options.image.is_dir():
-        done, failed = convert_folder(options.image, options.out, key.channels, lambda image: cipher(image, key))
+        done, failed = convert_folder(
+            options.image, options.out, key.channels, lambda image: cipher(image, key), png=png
+        )
         print(f"{done} pictures are in {options.out}")
         if failed:
             raise ValueError(f"{len(failed)} are not, the first because {failed[0]}")
         return
-    if cipher is decrypt_images and options.image.suffix.lower() != ".png":
-        raise ValueError(f"{options.image} is no .png, as encrypt writes it: other formats lose pixels")
-    convert_picture(options.image, options.out, key.channels, lambda image: cipher(image, key))
+    convert_picture(options.image, options.out, key.channels, lambda image: cipher(image, key), png=png)
 
 
 def _serve(options: argparse.Namespace) -> None:

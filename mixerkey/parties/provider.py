@@ -41,7 +41,7 @@ from mixerkey.parties.batching import Batcher, QueueFull
 from mixerkey.parties.client import check_token
 from mixerkey.parties.guard import Gate, JSONLines, Protocol, known, log
 from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
-from mixerkey.pictures import check_rows
+from mixerkey.pictures import check_meaning, check_rows
 
 PNG, RAW = "image/png", "application/octet-stream"
 PAGE = Path(str(files("mixerkey") / "parties" / "page"))
@@ -145,7 +145,7 @@ class Models:
         with self._one:
             served: dict[str, tuple[ConvMixer, ModelCard]] = {}
             for path in self.paths:
-                for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+                for file in sorted(path.glob("[!.]*.safetensors")) if path.is_dir() else [path]:
                     model, card = load_encrypted(file)
                     if card.key_id in served:
                         raise ValueError(
@@ -420,6 +420,10 @@ def decode_png(body: bytes | bytearray, count: int, card: ModelCard) -> Tensor:
                     f"the PNG has {image.width} x {image.height} pixels in mode {image.mode}, "
                     f"expected {card.width} x {card.height} in mode {mode}",
                 )
+            try:
+                check_meaning(image)
+            except ValueError as error:
+                raise HTTPException(422, f"the PNG can't be taken: {error}") from error
             check_rows(io.BytesIO(body))
             pixels = np.array(image)  # (H, W) or (H, W, C)
     except HTTPException:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mixerkey import key_files
-from mixerkey.absorption import encrypt_model
+from mixerkey.absorption import encrypt_model, is_identity
 from mixerkey.convmixer import ConvMixer, load_with_metadata, save_model
 from mixerkey.evaluation import predict
 from mixerkey.files import parse_json
@@ -186,11 +186,16 @@ def rotate_model(model: Model, old: BlockKey, new: BlockKey) -> Model:
 
 
 def moving(key: BlockKey) -> BlockKey:
-    """The key, if what it encrypts are 8-bit images.
+    """The key, if what it encrypts are other 8-bit images.
 
     Raises:
-        ValueError: it mixes pixels.
+        ValueError: it mixes pixels, or changes nothing.
     """
+    if is_identity(key):
+        raise ValueError(
+            "this key changes nothing, so that it protects nothing; draw one for larger blocks, by mixerkey keygen "
+            "--patch-size 2 or more"
+        )
     if not key.moves_pixels:
         raise ValueError(
             f"a {type(key).__name__} mixes pixels, so that what it encrypts is no 8-bit image, which a PNG holds and a "
