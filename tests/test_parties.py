@@ -20,6 +20,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ from mixerkey.parties.trainer import (
     save_key,
 )
 from mixerkey.pictures import write_picture
+from mixerkey.vit import ViT
 
 IMAGES, LABELS = load_digits("test")
 
@@ -162,6 +164,40 @@ def test_a_card_that_does_not_fit_its_model_is_refused(
     with pytest.raises(ValueError, match="but its card says"):
         save_encrypted(load_pretrained("digits"), card, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+LARGE: dict[str, tuple[nn.Module, int, str]] = {
+    "features": (ConvMixer(257, 1, 1, 1, 2, 1), 1024, "269,484,032 values at a time"),
+    "attention": (ViT(8, 1, 2, 1, 2, 1, image_size=108), 108, "272,097,792 values at a time"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_model_that_would_take_all_memory_for_an_image_is_refused_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, side, words = LARGE[name]
+    card = ModelCard(ID, 1, 1, side, side, ("a", "b"))
+    save_model(model, tmp_path / "a.safetensors", card=json.dumps(asdict(card)))  # type: ignore[arg-type]
+    monkeypatch.setattr("mixerkey.parties.trainer.predict", lambda *_: pytest.fail("memory was taken"))
+    with pytest.raises(ValueError, match=words):
+        load_encrypted(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory"), MemoryError("too little")])
+def test_a_model_that_cannot_be_tried_is_refused(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock(KEY, ID, tmp_path / "a.safetensors")
+    models = Models([tmp_path])
+
+    def failing(*arguments: object) -> Tensor:
+        raise error
+
+    monkeypatch.setattr("mixerkey.parties.trainer.predict", failing)
+    with pytest.raises(ValueError, match=str(error)):
+        models.reload()
+    assert list(models.served) == [ID]
 
 
 def test_the_model_file_holds_the_encrypted_model_its_card_and_nothing_else(tmp_path: Path) -> None:

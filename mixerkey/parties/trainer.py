@@ -22,6 +22,7 @@ from mixerkey.key_files import KEY_ID
 from mixerkey.keys import BlockKey
 
 LARGEST_SIDE = 1024  # of images, in pixels
+LARGEST_MAP = 2**28  # values that a network computes of an image at a time: a GiB
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -140,7 +141,7 @@ def load_encrypted(path: str | Path) -> tuple[ConvMixer, ModelCard]:
     try:
         card = read_card(parse_json(metadata.get("card", "")))
         _check(model, card)
-    except ValueError as error:
+    except (ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{Path(path).name} has no usable model card ({error}); expected a file that mixerkey encrypt-model wrote"
         ) from error
@@ -210,5 +211,11 @@ def _check(model: ConvMixer, card: ModelCard) -> None:
     says = card.patch_size, card.channels, len(card.classes)
     if takes != says:
         raise ValueError(f"patch size, channels and classes of the model are {takes}, but its card says {says}")
+    places = card.height * card.width // card.patch_size**2
+    values = max(sizes["dim"], sizes.get("heads", 0) * places) * places
+    if values > LARGEST_MAP:
+        raise ValueError(
+            f"of an image of this size the model would compute {values:,} values at a time, which is too many"
+        )
     if not predict(model, torch.zeros(1, *card.shape, dtype=torch.uint8)).isfinite().all():
         raise ValueError("the model answers a black image with NaN or infinity")
