@@ -29,7 +29,7 @@ from mixerkey.embedding import (
     own_weight,
     patch_embeddings,
 )
-from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation, integer
+from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation, integer
 
 Model = TypeVar("Model", bound=nn.Module)
 SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
@@ -594,8 +594,9 @@ def is_identity(key: BlockKey) -> bool:
         return all(map(is_identity, key.keys))
     if isinstance(key, BlockOrder):
         return torch.equal(key.order, torch.arange(len(key.order)))
-    basis = torch.eye(key.size, dtype=torch.float64)
-    return torch.equal(key.act(basis), basis)
+    if isinstance(key, MatrixKey):
+        return torch.equal(key.matrix(), torch.eye(key.size, dtype=torch.float64))
+    return key == SignedPermutation.identity(key.patch_size, key.channels)
 
 
 def _parts(key: BlockKey) -> tuple[BlockKey, ...]:

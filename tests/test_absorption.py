@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from vit_pytorch import ViT as LinearViT
 
-from mixerkey import ConvMixer, Key, encrypt_model, network_input, renormalize
+from mixerkey import ConvMixer, Key, SignedPermutation, encrypt_model, network_input, renormalize
 from mixerkey.absorption import is_identity
 from mixerkey.embedding import patch_matrix, set_patch_matrix
 from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys
@@ -569,6 +569,7 @@ OTHERS: dict[str, BlockKey] = {
     "order of a large network": BlockOrder(range(195, -1, -1), 16, 3, grid=(14, 14)),  # 150,528 values
     "places of a large network": PatchKeys([Key.from_seed(0, 16, 3)] * 4, (2, 2)),
     "scrambled": KEY.then(ORDER),
+    "pixels of a large block": SignedPermutation(range(2**18 - 1, -1, -1), [False] * 2**18, 512, 1),
 }
 
 
