@@ -57,7 +57,7 @@ def predict(
         raise TypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(images).__name__}")
     if not len(images):
         raise ValueError("there are no images")
-    if isinstance(key, Sequence) and len(key) != len(images):
+    if isinstance(key, Sequence) and all(isinstance(each, BlockKey) for each in key) and len(key) != len(images):
         raise ValueError(f"need one key for each image; got {len(key)} keys and {len(images)} images")
     if integer(batch_size, "the batch size") < 1:
         raise ValueError(f"a forward pass has at least one image, got batch_size = {batch_size}")

@@ -331,7 +331,7 @@ def test_a_schedule_gives_each_image_its_own_key() -> None:
     with pytest.raises(TypeError, match=r"never pickled; .* num_workers=0"):
         pickle.dumps(schedule)
     assert copy.copy(schedule)[1] == copy.deepcopy([schedule])[0][1] == schedule[1]
-    changed = bytearray(range(32))
+    changed: Any = bytearray(range(32))
     same = KeySchedule(changed, 2, 1)
     changed[0] = 9
     assert same[1] == schedule[1]
