@@ -6,7 +6,7 @@ import json
 from importlib.resources import as_file, files
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from mixerkey.absorption import unwrapped
 from mixerkey.files import Entry, load_tensors, parse_json, save_tensors
 from mixerkey.vit import ViT
 
-PRETRAINED = ("cifar10", "digits")
+PRETRAINED = ("cifar10", "digits", "vit")
 
 
 class Residual(nn.Module):
@@ -292,11 +292,18 @@ def _check_values(weights: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} holds a negative variance")
 
 
-def load_pretrained(name: str) -> ConvMixer:
+@overload
+def load_pretrained(name: Literal["cifar10", "digits"]) -> ConvMixer: ...
+@overload
+def load_pretrained(name: Literal["vit"]) -> ViT: ...
+@overload
+def load_pretrained(name: str) -> ConvMixer | ViT: ...
+def load_pretrained(name: str) -> ConvMixer | ViT:
     """A network that comes with the package, in evaluation mode, on the CPU.
 
     ``"cifar10"`` is the paper's ConvMixer-256/8 (P = 4); ``"digits"`` the pocket network for scikit-learn's 8×8
-    digits (P = 2, one channel). How each was trained stands in its receipt, see `mixerkey.training.load_receipt`.
+    digits (P = 2, one channel); ``"vit"`` a vision transformer for CIFAR-10 (P = 4), which takes an order of blocks,
+    too. How each was trained stands in its receipt, see `mixerkey.training.load_receipt`.
 
     Raises:
         ValueError: there is no network of that name.

@@ -338,6 +338,8 @@ def test_reproduce_on_digits_tries_every_key_and_prints_what_it_found(
 
 
 def test_reproduce_refuses_what_it_does_not_know_and_results_of_other_weights(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="made with cifar10 or digits, not with 'vit'"):
+        reproduce("vit", tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no experiment 'table 2' on digits; there are table 1, "):
         reproduce("digits", tmp_path, only="table 2")
     reproduce("digits", tmp_path, only="table 1", progress=False)

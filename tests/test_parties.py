@@ -51,8 +51,9 @@ from mixerkey import (
 )
 from mixerkey.__main__ import main
 from mixerkey.convmixer import load_model, save_model
-from mixerkey.data import load_digits
+from mixerkey.data import CIFAR10_CLASSES, load_digits
 from mixerkey.evaluation import predict
+from mixerkey.keys import BlockOrder
 from mixerkey.parties import client as client_module
 from mixerkey.parties import commands, guard, provider
 from mixerkey.parties.batching import Batcher, QueueFull
@@ -365,6 +366,20 @@ def test_raw_batches_and_pngs_get_the_offline_answers(http: TestClient) -> None:
     for image, row in zip(x, expected, strict=True):
         one = http.post("/v1/classify", content=png(image), headers={"Content-Type": "image/png"}).json()
         assert torch.allclose(torch.tensor(one["probabilities"]), row[None], atol=1e-5)
+
+
+def test_a_vision_transformer_under_a_key_and_an_order_of_blocks_is_one_more_model_file(tmp_path: Path) -> None:
+    key = Key.from_seed(1, 4, 3).then(BlockOrder.from_seed(1, 4, 3, grid=(8, 8)))
+    key_id = save_key(key, tmp_path / "key.json")
+    (tmp_path / "models").mkdir()
+    assert main(["encrypt-model", "vit", f"{tmp_path}/key.json", f"{tmp_path}/models/vit.safetensors"]) == 0
+    x = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = predict(load_pretrained("vit"), x).softmax(1)
+    with TestClient(create_app(Models([tmp_path / "models"])), "http://localhost") as http:
+        answer = http.post("/v1/classify?count=4", content=raw(encrypt_images(x, key)), headers=RAW).json()
+    assert answer["key_id"] == key_id
+    assert torch.allclose(torch.tensor(answer["probabilities"]), expected, atol=1e-5)
+    assert set(answer["labels"]) <= set(CIFAR10_CLASSES)
 
 
 def test_colour_pngs_arrive_channel_first(tmp_path: Path) -> None:

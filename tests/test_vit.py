@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import needs_cifar10
+from mixerkey.absorption import encrypt_model
 from mixerkey.blocks import integrate, segment
-from mixerkey.convmixer import load_model, save_model
-from mixerkey.data import load_digits
-from mixerkey.evaluation import classify
+from mixerkey.convmixer import load_model, load_pretrained, save_model
+from mixerkey.data import load_cifar10, load_digits
+from mixerkey.evaluation import classify, sweep
 from mixerkey.experiments import scrambling
-from mixerkey.receipts import weights_digest
+from mixerkey.experiments.paper import RIGHT_KEY, WRONG_KEYS
+from mixerkey.receipts import load_receipt, weights_digest
 from mixerkey.training import Recipe, train
 from mixerkey.vit import ViT, timm_state_dict
 
@@ -158,3 +161,30 @@ def test_the_right_key_and_order_are_worth_the_plain_network_and_wrong_ones_less
     swept = scrambling.wrong_keys(trained, key, order, (images, labels), range(3, 6, 2))
     for first, second in swept.values():  # seed 3 is the right one
         assert first == right > second
+
+
+def test_the_shipped_receipts_are_of_the_shipped_network_and_nothing_is_lost() -> None:
+    trained, found = load_receipt("vit"), load_receipt("scrambling")
+    digest = weights_digest(load_pretrained("vit"))
+    assert trained["weights_sha256"] == found["weights_sha256"] == digest
+    assert trained["accuracy"] >= 0.85
+    for counts in found["exactness"].values():
+        assert counts["same class"] == found["images"] == 10_000
+        assert counts["encrypted pair"] == round(10_000 * trained["accuracy"])
+    assert found["exactness"]["everything"]["bits"] == 543.82
+    assert [len(counts) for counts in found["wrong keys"].values()] == [100] * 3
+    swept = {
+        name: [right / found["images of a sweep"] for right in counts] for name, counts in found["wrong keys"].items()
+    }
+    assert max(swept["wrong key"] + swept["both wrong"]) < 0.15
+    assert 0.35 < min(swept["wrong order"]) < max(swept["wrong order"]) < 0.55  # as the chapter says
+
+
+@needs_cifar10
+def test_a_sample_of_the_sweep_of_orders_is_recomputed() -> None:
+    images, labels = load_cifar10("test")
+    key, order = scrambling.draw(RIGHT_KEY, 4, 3, (8, 8))
+    _, other = scrambling.draw(WRONG_KEYS[7], 4, 3, (8, 8))
+    locked, some = encrypt_model(load_pretrained("vit"), key.then(order)), slice(scrambling.SWEPT)
+    (again,) = sweep(locked, images[some], labels[some], [key.then(other)], progress=False)
+    assert again == load_receipt("scrambling")["wrong keys"]["wrong order"][7]

@@ -29,6 +29,7 @@ from mixerkey.evaluation import sweep
 from mixerkey.experiments.speed import Benchmark, measure
 from mixerkey.keys import Key
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions
+from mixerkey.training import initialize
 
 RECEIPT = RECEIPTS / "growth.json"
 ROUNDS = 5
@@ -66,6 +67,7 @@ def cipher(count: int, side: int = 32, patch_size: int = 4) -> tuple[Callable[[]
 def model(depth: int, patch_size: int = 4) -> tuple[Callable[[], object], Callable[[], object]]:
     """Encrypting a network, which copies it and tries it out, against copying it and three forward passes."""
     network, key = ConvMixer(64, depth, 5, patch_size).eval(), Key.from_seed(0, patch_size, 3)
+    initialize(network, torch.Generator().manual_seed(0))
     x = network_input(random_images(1))
 
     @torch.inference_mode()

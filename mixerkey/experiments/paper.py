@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -235,7 +236,9 @@ def _train_small(
     return round(receipt["accuracy"], 4)
 
 
-def reproduce(name: str, folder: Path, *, only: str | None = None, progress: bool = True) -> dict:
+def reproduce(
+    name: Literal["cifar10", "digits"], folder: Path, *, only: str | None = None, progress: bool = True
+) -> dict:
     """Run the experiments on a pretrained network, or take up what an earlier call left unfinished.
 
     "cifar10" gives Table 1, the paper's Fig. 5 and all the rest, in an hour or two on two CPU cores. "digits" gives
@@ -252,9 +255,11 @@ def reproduce(name: str, folder: Path, *, only: str | None = None, progress: boo
         time, versions and processor.
 
     Raises:
-        ValueError: an unknown experiment, or a folder with results of other weights.
+        ValueError: another network, an unknown experiment, or a folder with results of other weights.
         DataUnavailable: CIFAR-10 is neither here nor to be had.
     """
+    if name not in ("cifar10", "digits"):
+        raise ValueError(f"the paper's experiments are made with cifar10 or digits, not with {name!r}")
     model = load_pretrained(name)
     M, C = model.sizes["patch_size"], model.sizes["in_channels"]
     key = Key.from_seed(RIGHT_KEY, M, C)

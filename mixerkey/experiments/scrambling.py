@@ -2,8 +2,8 @@
 
     python -m mixerkey.experiments.scrambling runs/vit/vit.safetensors
 
-needs CIFAR-10 (MIXERKEY_DATA), a ViT that ``mixerkey train vit`` made, and an hour or two of one core; finished parts
-are written, and a run that was killed goes on.
+needs CIFAR-10 (MIXERKEY_DATA), a ViT that ``mixerkey train vit`` made, and some twenty minutes of one core; finished
+parts are written, and a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mixerkey.keys import BlockKey, BlockOrder, Key
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
 
 RECEIPT = RECEIPTS / "scrambling.json"
+SWEPT = 1000  # test images, the first ones, on which each wrong key is tried
 
 
 def draw(seed: int, patch_size: int, channels: int, grid: tuple[int, int]) -> tuple[Key, BlockOrder]:
@@ -107,17 +108,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="a safetensors file that mixerkey train vit wrote")
     model = load_model(parser.parse_args(arguments).model)
     test = load_cifar10("test")
+    some = test[0][:SWEPT], test[1][:SWEPT]
     P, C, S = (model.sizes[name] for name in ("patch_size", "in_channels", "image_size"))
     key, order = draw(RIGHT_KEY, P, C, (S // P, S // P))
     receipt = Receipt(
         RECEIPT,
-        {"weights_sha256": weights_digest(model), "network": model.sizes, "images": len(test[0])},
+        {
+            "weights_sha256": weights_digest(model),
+            "network": model.sizes,
+            "images": len(test[0]),
+            "images of a sweep": SWEPT,
+        },
         versions=versions(),
         processor=processor(next(model.parameters()).device),
     )
     runs: dict[str, Callable[[], dict]] = {
         "exactness": partial(exactness, model, key, order, test),
-        "wrong keys": partial(wrong_keys, model, key, order, test, WRONG_KEYS, folder=RUNS / "scrambling"),
+        "wrong keys": partial(wrong_keys, model, key, order, some, WRONG_KEYS, folder=RUNS / "scrambling"),
     }
     for name, run in runs.items():
         for title, found in receipt.once(name, run).items():

@@ -32,8 +32,8 @@ from mixerkey.parties.trainer import (
 )
 from mixerkey.pictures import convert_folder, convert_picture, read_picture
 
-SIDES = {"digits": 8, "cifar10": 32}
-CLASSES = {"digits": tuple("0123456789"), "cifar10": CIFAR10_CLASSES}
+SIDES = {"digits": 8, "cifar10": 32, "vit": 32}
+CLASSES = {"digits": tuple("0123456789"), "cifar10": CIFAR10_CLASSES, "vit": CIFAR10_CLASSES}
 TOKEN = "MIXERKEY_TOKEN"
 LARGEST_BLOCK = 2**20  # values, of the keys that are drawn here; vision transformers have at most some thousands
 
@@ -62,7 +62,7 @@ COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each
         "third party: encrypt a model for the provider",
         "digits key.json models/a.safetensors",
         {
-            "model": {"help": f"{' or '.join(PRETRAINED)}, or a safetensors file that mixerkey trained"},
+            "model": {"help": f"{', '.join(PRETRAINED)}, or a safetensors file that mixerkey trained"},
             "key": FILE,
             "out": FILE,
             "--side": {"type": int, "metavar": "N", "help": "of the images, in pixels; needed for a file"},
