@@ -458,6 +458,11 @@ def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, 
             )
         raise ValueError(_complaint(first, key, plain))
     if _alike(old, wrong, None, TOLERANCE):
+        if _alike(old, Answer(*([x.flip(0) for x in part] for part in old)), None, TOLERANCE):
+            raise ValueError(
+                "the network gives two different images the same answer, to rounding, as deep networks do before they "
+                "are trained, so it cannot be seen whether the key changes it: train it first"
+            )
         raise ValueError(
             "the network answers plain images after encryption as before: this key protects nothing in it"
             + (", since it does not look at where blocks are" if order is not None else "")

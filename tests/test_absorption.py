@@ -722,6 +722,13 @@ def test_all_branches_together_are_encrypted() -> None:
     assert (outputs(locked, network_input(images(), KEY, torch.float64)) - plain).abs().max() < 1e-9
 
 
+def test_a_network_that_gives_every_image_the_same_answer_is_told_so() -> None:
+    torch.manual_seed(0)
+    deep = ConvMixer(16, 24, 3, 4).eval()  # its layers, untrained, make each map of each image the same
+    with pytest.raises(ValueError, match=r"gives two different images the same answer, .* train it first"):
+        encrypt_model(deep, KEY)
+
+
 def test_an_order_that_a_network_does_not_see_is_refused() -> None:
     bag = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match="protects nothing in it, since it does not look at where blocks are"):
