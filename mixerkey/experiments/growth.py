@@ -26,7 +26,6 @@ from mixerkey.cipher import encrypt_images, network_input
 from mixerkey.convmixer import ConvMixer, load_pretrained
 from mixerkey.data import load_photos
 from mixerkey.evaluation import sweep
-from mixerkey.experiments.speed import Benchmark, measure
 from mixerkey.keys import Key
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions
 from mixerkey.training import initialize
@@ -111,6 +110,8 @@ COURSES = (
 
 def point(course: int, size: int, rounds: int) -> dict[str, float]:
     """Seconds of the work and of the reference, and megabytes at the peak of the work beyond what was there."""
+    from mixerkey.experiments.speed import Benchmark, measure  # needs the service's packages; the courses do not
+
     _, _, sizes, make, _ = COURSES[course]
     for run in make(sizes[0]):  # what is set up once is no growth
         run()

@@ -119,12 +119,13 @@ def decrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
 
 
 def two_blocks(g: Generator, M: int, C: int, change: str) -> tuple[Tensor, int]:
-    """An encrypted image: a block, and it again, or with a pixel a level off, or with two pixels exchanged."""
+    """An encrypted image: a block, and it again, or with the pixel a level off that comes first or last when it is
+    encrypted, or with two pixels exchanged."""
     key = random_key(g, M, C)
     block = torch.randperm(256, generator=g)[: M * M * C].to(torch.uint8)
     other, alike = block.clone(), key.permutation[~key.flips][:2]  # exchanging these changes no average
-    if change == "level":
-        other[alike[0]] ^= 1
+    if change in ("first", "last"):
+        other[key.permutation[0 if change == "first" else -1]] ^= 1
     elif change == "order":
         other[alike] = other[alike.flip(0)]
     return encrypt_images(integrate(torch.stack([block, other])[None], M), key), M  # (C, M, 2M)
@@ -137,7 +138,7 @@ def halves(image: Tensor, M: int) -> tuple[Tensor, Tensor]:
 @checker(
     lambda g: [
         two_blocks(g, 2, 1, "none"),
-        *[two_blocks(g, M, C, change) for change in ("none", "level", "order") for M, C in BLOCKS],
+        *[two_blocks(g, M, C, change) for change in ("none", "first", "last", "order") for M, C in BLOCKS],
     ],
     "the left block equals the right one exactly if the plain ones did, and no key was needed to see it.",
     (
