@@ -23,7 +23,7 @@ from torch import Tensor
 from mixerkey.convmixer import ConvMixer, load_pretrained, save_model
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
-from mixerkey.experiments.paper import report, reproduce
+from mixerkey.experiments.paper import REPRODUCED, report, reproduce
 from mixerkey.files import make_folder, one_line, write_json
 from mixerkey.parties.commands import add_commands
 from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, Recipe, train
@@ -143,7 +143,7 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
         epilog="example: mixerkey reproduce cifar10 --out runs/reproduce (an hour or two on two CPU cores; it goes on "
         "where it was stopped); mixerkey reproduce digits --out runs/digits takes seconds and tries every key",
     )
-    command.add_argument("name", choices=("cifar10", "digits"))
+    command.add_argument("name", choices=REPRODUCED)
     command.add_argument("--out", type=Path, required=True, help="folder for the receipt and for unfinished work")
     command.add_argument("--only", metavar="EXPERIMENT", help="run one experiment, such as 'table 1'")
     command.set_defaults(run=_reproduce)

@@ -55,10 +55,8 @@ def gather(folders: list[Path]) -> dict:
 
 def betrayed(folder: Path, seed: int) -> bool:
     """Whether the network of that run, encrypted with the key of the seed, and two photographs give the whole key."""
-    network, case = (
-        cast(ConvMixer, load_model(folder / "cifar10.safetensors")),
-        Case(SCHEMES["shuffle and flips"], seed, 0),
-    )
+    network = cast(ConvMixer, load_model(folder / "cifar10.safetensors"))
+    case = Case(SCHEMES["shuffle and flips"], seed, 0)
     whole, *_ = case.mark(gram_matrix(case, network))
     return whole
 

@@ -27,6 +27,7 @@ from mixerkey.receipts import Receipt, box_plot, confidence_interval, processor,
 from mixerkey.training import Recipe, train
 
 PAPER = {"baseline": 0.9046, "encrypted pair": 0.9046, "encrypted model, plain images": 0.1141}  # Table 1
+REPRODUCED = ("cifar10", "digits")  # the pretrained networks that the experiments are made with
 RIGHT_KEY = 0  # seeds, so that anyone can draw the same keys
 WRONG_KEYS = range(1, 101)
 Data = tuple[Tensor, Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
@@ -258,8 +259,8 @@ def reproduce(
         ValueError: another network, an unknown experiment, or a folder with results of other weights.
         DataUnavailable: CIFAR-10 is neither here nor to be had.
     """
-    if name not in ("cifar10", "digits"):
-        raise ValueError(f"the paper's experiments are made with cifar10 or digits, not with {name!r}")
+    if name not in REPRODUCED:
+        raise ValueError(f"the paper's experiments are made with {' or '.join(REPRODUCED)}, not with {name!r}")
     model = load_pretrained(name)
     M, C = model.sizes["patch_size"], model.sizes["in_channels"]
     key = Key.from_seed(RIGHT_KEY, M, C)
