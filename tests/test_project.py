@@ -109,6 +109,21 @@ def test_npm_installs_by_hash() -> None:
     assert not project  # the only one that is not downloaded
 
 
+def test_every_module_that_a_page_or_the_makefile_starts_has_something_to_start() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    texts = [ROOT / name for name in tracked.split("\0") if name.endswith(("Makefile", ".md", ".py", ".ipynb", ".yml"))]
+    named = {
+        name.rstrip(".")
+        for path in texts
+        for name in re.findall(r"python -m ((?:mixerkey|tools)(?:\.[a-z_]+)+)", path.read_text(encoding="utf-8"))
+    }
+    modules = [ROOT / f"{name.replace('.', '/')}.py" for name in named]
+    commands = {path for path in modules if path.is_file()}  # "python -m mixerkey.experiments." names a room
+    assert ROOT / "mixerkey" / "experiments" / "speed.py" in commands
+    for path in commands:
+        assert '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8"), path
+
+
 CLASSIFY = """
 import importlib.util
 from mixerkey import Key, accuracy, encrypt_model, load_pretrained

@@ -297,3 +297,7 @@ def main(rounds: int = 9) -> None:
     print(f"\n{processor(torch.device('cpu'))}; medians of {rounds} rounds, in each of which all ways took turns")
     machine = {"processor": processor(torch.device("cpu")), "versions": versions()}
     write_json(RECEIPT, machine | {"rounds": rounds, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
