@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -36,12 +37,16 @@ from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.data import load_cifar10
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
+from mixerkey.training import Recipe, initialize, train
 
 RECEIPT = RECEIPTS / "models.json"
 JUDGED = 1000  # test images on which an accuracy is measured
 QUERIES, STEPS = 400, 100  # of hill climbing and of the gradient
 ASKED = 100  # labelled images a query
+LABELLED = (100, 500, 2000)  # images of the thief
 TUNING = {"steps": 400, "batch_size": 50, "rate": 0.02}  # found on training images; fewer steps give much less
+SCRATCH = Recipe(epochs=1, batch_size=50, peak_lr=0.005, crop=4, flip=True, dtype="bfloat16")  # but for the epochs
+SCRATCH_STEPS = 1000
 
 
 class World:
@@ -106,19 +111,47 @@ def gradient(world: World, seed: int) -> dict:
 def fine_tuning(count: int) -> Callable[[World, int], dict]:
     def trial(world: World, seed: int) -> dict:
         rng = torch.Generator().manual_seed(seed)
-        stolen = encrypt_model(world.victim, Key.from_seed(seed, 4, 3))
-        chosen = torch.randperm(len(world.images), generator=rng)[:count]
-        images, labels = world.images[chosen], world.labels[chosen]
-        tuned = fine_tune_embedding(stolen, images, labels, rng, progress=True, **TUNING)  # type: ignore[arg-type]
-        return {"accuracy": accuracy(tuned, *world.test), "stolen": accuracy(stolen, *world.test)}
+        return tune(world, encrypt_model(world.victim, Key.from_seed(seed, 4, 3)), count, rng)
+
+    return trial
+
+
+def tune(world: World, stolen: ConvMixer, count: int, rng: torch.Generator) -> dict:
+    chosen = torch.randperm(len(world.images), generator=rng)[:count]
+    images, labels = world.images[chosen], world.labels[chosen]
+    tuned = fine_tune_embedding(stolen, images, labels, rng, progress=True, **TUNING)  # type: ignore[arg-type]
+    return {"accuracy": accuracy(tuned, *world.test), "stolen": accuracy(stolen, *world.test)}
+
+
+def random_embedding(count: int) -> Callable[[World, int], dict]:
+    """A control: the same layers under filters that say nothing of the victim's, neither its own nor moved ones."""
+
+    def trial(world: World, seed: int) -> dict:
+        rng, stolen = torch.Generator().manual_seed(seed), load_pretrained("cifar10")
+        initialize(stolen.embedding, rng)
+        return tune(world, stolen, count, rng)
+
+    return trial
+
+
+def from_scratch(count: int) -> Callable[[World, int], dict]:
+    """A control: what the same images give without anything stolen, with more steps and all layers."""
+
+    def trial(world: World, seed: int) -> dict:
+        chosen = torch.randperm(len(world.images), generator=torch.Generator().manual_seed(seed))[:count]
+        recipe = replace(SCRATCH, epochs=SCRATCH_STEPS * SCRATCH.batch_size // count)
+        model = ConvMixer(**world.victim.sizes)
+        own = world.images[chosen], world.labels[chosen]
+        trained, _ = train(model, *own, recipe, seed=seed, evaluate=lambda _: 0.0, progress=False)
+        return {"accuracy": accuracy(trained, *world.test)}
 
     return trial
 
 
 TRIALS: dict[str, tuple[Callable[[World, int], dict], int]] = {
-    "fine-tuning on 100": (fine_tuning(100), 1),
-    "fine-tuning on 500": (fine_tuning(500), 1),
-    "fine-tuning on 2000": (fine_tuning(2000), 1),
+    **{f"fine-tuning on {count}": (fine_tuning(count), 3) for count in LABELLED},
+    **{f"random embedding, {count}": (random_embedding(count), 3) for count in LABELLED},
+    **{f"from scratch on {count}": (from_scratch(count), 3) for count in LABELLED},
     "gradient": (gradient, 1),
     "hill climbing": (climbing, 1),
 }
