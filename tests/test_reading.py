@@ -161,6 +161,66 @@ def test_no_page_has_a_fault_of_layout(browser: Browser, site: str, width: int, 
     assert found == []
 
 
+# All is unfolded, and browsers say when something has another size before they draw.
+UNFOLDED = r"""async () => {
+  await document.fonts.ready;
+  document.querySelectorAll("main details").forEach((details) => { details.open = true; });
+  document.querySelectorAll("main .toggle-hidden").forEach((box) => box.classList.remove("toggle-hidden"));
+  for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
+}"""
+TABLES = r"""() => {
+  const found = [];
+  for (const box of document.querySelectorAll("article .pst-scrollable-table-container")) {
+    const [table] = box.children, name = table.textContent.trim().replace(/\s+/g, " ").slice(0, 60);
+    const cut = box.scrollWidth > box.clientWidth + 1, cards = table.matches(".cards");
+    if (cut && innerWidth < 640) found.push(`scrolls on a phone: ${name}`);
+    if (cards && innerWidth > 640) found.push(`cards on a desk: ${name}`);
+    if (cut !== (box.tabIndex === 0)) found.push(`out of reach: ${name}`);
+    if (cards) for (const cell of table.querySelectorAll("tbody > tr > *")) {
+      const title = getComputedStyle(cell, "::before").content;
+      const column = table.querySelectorAll("thead th")[cell.cellIndex];
+      if (!title.startsWith(`"${column.textContent}`) || !title.endsWith('/ ""')) found.push(`no title: ${name}`);
+      if (cell.scrollWidth > cell.clientWidth + 1) found.push(`cut in its card: ${cell.textContent}`);
+    }
+  }
+  return found;
+}"""
+
+
+def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(browser: Browser, site: str) -> None:
+    page, dealt = browser.new_page(), 0
+    for name in PAGES:
+        page.set_viewport_size({"width": 390, "height": 900})
+        page.goto(site + name)
+        page.evaluate(UNFOLDED)
+        assert page.evaluate(TABLES) == [], name
+        cards = page.locator("table.cards")
+        for table in cards.all():  # who listens still hears a table
+            header, rows = table.get_by_role("columnheader").all_text_contents(), table.get_by_role("row")
+            assert rows.count() == table.locator("tr").count() >= 2
+            assert len(header) == rows.last.locator("td, th").count() == len(set(header)), name
+            assert table.get_by_role("cell").count() >= (rows.count() - 1) * (len(header) - 1)
+        dealt += cards.count()
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.evaluate(UNFOLDED)
+        assert page.evaluate(TABLES) == [], name
+    page.close()
+    assert dealt >= 5
+
+
+def test_a_phone_says_that_a_figure_can_be_enlarged(browser: Browser, site: str) -> None:
+    """Labels of ten points are down to five pixels there."""
+    sign = "(e) => getComputedStyle(e, '::after').content"
+    page = browser.new_page()
+    for width, media, expected in ((390, "screen", '"Enlarge"'), (390, "print", "none"), (1280, "screen", "none")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(media=media)  # type: ignore[arg-type]
+        page.goto(site + "book/patch-embedding.html")
+        links = page.locator("a.full-size:visible")
+        assert {link.evaluate(sign) for link in links.all()} == {expected}
+    page.close()
+
+
 # Every control in turn takes the focus, as a keyboard gives it.
 UNSEEN_FOCUS = r"""() => {
   const controls = "a[href], button, input, select, summary, video, [tabindex='0']", found = [];
@@ -182,10 +242,11 @@ CUT_ON_PAPER = r"""() => {
   const faded = [...document.querySelectorAll("article :is(pre, .katex-display)")]
     .filter((box) => getComputedStyle(box).backgroundImage !== "none");
   const name = (box) => box.textContent.trim().slice(0, 60);
+  const buttons = [...document.querySelectorAll("details.hide > summary")].filter((words) => words.checkVisibility());
   const untitled = [...document.querySelectorAll("article h1")].filter((title) => !title.checkVisibility());
   const narrow = [...document.querySelectorAll(".to-fill td:not(:first-child), .to-fill td:only-child")]
     .filter((cell) => cell.getBoundingClientRect().width < 60 || cell.getBoundingClientRect().height < 40);
-  return [["cut", cut], ["faded", faded], ["no title", untitled], ["no room to write", narrow]]
+  return [["cut", cut], ["faded", faded], ["no title", untitled], ["a button", buttons], ["no room to write", narrow]]
     .flatMap(([fault, boxes]) => boxes.map((box) => `${fault}: ${name(box)}`));
 }"""
 

@@ -14,6 +14,8 @@ REPAIRS = [
     (r'<div id="pst-primary-sidebar" ', '<div id="pst-primary-sidebar" role="region" aria-label="Book" '),
     # The buttons that unfold a chapter's pages have a name.
     (r">([^<>]+)(</a><details[^>]*>)<summary>", r'>\1\2<summary aria-label="Pages of \1">'),
+    # What unfolds a cell is named as one sees it.
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     # Each entry of the bibliography takes a role that is deprecated, in a list that may not hold it.
     (r' role="doc-biblioentry"', ""),
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),

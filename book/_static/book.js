@@ -1,16 +1,39 @@
 /* Whatever scrolls sideways within the page can be reached and moved with the keyboard. */
 const SCROLLERS = ".katex-display, div.math, div.cell_output, .pst-scrollable-table-container, pre";
+const cut = (box) => box.scrollWidth > box.clientWidth + 1;
 
-/** Give each scroller a place in the tab order while, and only while, it has something to scroll. */
-function reach() {
-  for (const element of document.querySelectorAll(SCROLLERS)) {
-    if (element.scrollWidth > element.clientWidth + 1) element.tabIndex = 0;
-    else element.removeAttribute("tabindex");
-  }
+/** Give a scroller a place in the tab order while, and only while, it has something to scroll. */
+function reach(box) {
+  if (box.matches(".pst-scrollable-table-container")) deal(box);
+  if (cut(box)) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
 }
 
-addEventListener("load", reach);
-addEventListener("resize", reach);
+/* What CSS lays out in another way is still a table to whoever listens. */
+const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
+
+/** Make a card of each row of a table that is too wide for a phone: its first words above, the others under their titles. */
+function deal(box) {
+  const [table] = box.children, titles = [...table.querySelectorAll("thead th")].map((title) => title.textContent.trim());
+  table.classList.remove("cards");
+  if (innerWidth > 640 || !titles.length || !cut(box)) return;
+  const cells = [...table.querySelectorAll("tbody > tr > *")], texts = cells.map((cell) => cell.textContent.trim());
+  cells.forEach((cell) => (cell.dataset.title = titles[cell.cellIndex]));
+  for (const [tag, role] of Object.entries(ROLES)) {
+    for (const part of box.querySelectorAll(tag)) part.setAttribute("role", part.matches("tbody th") ? "rowheader" : role);
+  }
+  table.classList.toggle("headed", cells.some((cell, k) => cell.cellIndex === 0 && !/^[+−-]?\d|^$/.test(texts[k])));
+  table.classList.toggle("worded", cells.some((cell, k) => cell.cellIndex > 0 && texts[k].length > 30));
+  table.classList.add("cards");
+}
+
+addEventListener("load", () => {
+  const watch = new ResizeObserver((boxes) => boxes.forEach(({ target }) => reach(target)));
+  for (const box of document.querySelectorAll(SCROLLERS)) {
+    reach(box);
+    watch.observe(box); // a window, or a fold that opens
+  }
+});
 
 /* Paper is light and has no buttons: change theme and unfold everything before printing, and back after it. */
 let closed = [], theme;
