@@ -3,7 +3,7 @@
 from mixerkey.classroom.checks.beyond import absorbed_orders, reorder_mixing
 from mixerkey.classroom.checks.breaking import leading_flips, read_key, recover_matrix
 from mixerkey.classroom.checks.broken_variants import balanced_flips, mended_bias
-from mixerkey.classroom.checks.convmixer import batch_norm_train, parameters, receptive_field
+from mixerkey.classroom.checks.convmixer import batch_norm_train, parameters, pointwise_gelu, receptive_field
 from mixerkey.classroom.checks.experiments import interval, largest_share, most_different
 from mixerkey.classroom.checks.fast_convmixer import circular_matrix
 from mixerkey.classroom.checks.image_cipher import (
@@ -41,6 +41,7 @@ __all__ = [
     "normalize_levels",
     "paired",
     "parameters",
+    "pointwise_gelu",
     "read_key",
     "receptive_field",
     "recover_matrix",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mixerkey.classroom.checks.checker import Value, checker
@@ -96,3 +97,64 @@ def eps_outside(z: Tensor) -> Tensor:
 )
 def batch_norm_train(z: Tensor) -> Tensor:
     return normalised_over(0, 2, 3)(z)
+
+
+def mixed(axes: str, then: Callable[[Tensor], Tensor] = F.gelu) -> Callable[[Tensor, Tensor], Tensor]:
+    """The weights W of z (d, d, d) over one of its axes, by einsum's letters, then a function."""
+    return lambda z, W: then(torch.einsum(axes, W, z))
+
+
+CHANNELS = "ij,jab->iab"
+
+
+@checker(
+    # As many rows and columns as channels, so that mixing along any of them runs.
+    lambda g: [
+        (
+            torch.tensor([[[1.0, 2.0], [0.0, -1.0]], [[2.0, 0.0], [1.0, 1.0]]]).double(),
+            torch.tensor([[1.0, 1.0], [3.0, -1.0]]).double(),
+        ),
+        *[(normal(g, d, d, d), normal(g, d, d)) for d in (3, 5)],
+    ],
+    "all channels of one position with the same weights, then each number by itself.",
+    (
+        (
+            mixed(CHANNELS, lambda u: F.gelu(u, approximate="tanh")),
+            "this is GELU's approximation by tanh; Φ has erf in it",
+        ),
+        (
+            mixed(CHANNELS, lambda u: u * (1.702 * u).sigmoid()),
+            "this is GELU's approximation by a sigmoid; Φ has erf in it",
+        ),
+        (mixed(CHANNELS, lambda u: u * (1 + u.erf()) / 2), "erf takes u divided by the root of 2"),
+        (mixed(CHANNELS, lambda u: u * (1 + (u / 2**0.5).erf())), "GELU has a factor 1/2: Φ lies between 0 and 1"),
+        (mixed(CHANNELS, lambda u: (1 + (u / 2**0.5).erf()) / 2), "this is Φ(u); GELU is u times it"),
+        (mixed(CHANNELS, F.relu), "this is ReLU; GELU lets a little of negative numbers pass"),
+        (mixed(CHANNELS, lambda u: u), "the channels are mixed, the activation is missing"),
+        (
+            lambda z, W: torch.einsum(CHANNELS, W, F.gelu(z)),
+            "the activation comes after the convolution: it acts on what was mixed",
+        ),
+        (lambda z, W: F.gelu(z), "this is GELU alone, the convolution is missing"),
+        (mixed("ji,jab->iab"), "this is the transpose of W: row i has the weights of output channel i"),
+        (
+            mixed("ij,ajb->aib"),
+            "this mixes the rows of each map; a pointwise convolution mixes channels, the first axis",
+        ),
+        (
+            mixed("ji,ajb->aib"),
+            "this mixes the rows of each map; a pointwise convolution mixes channels, the first axis",
+        ),
+        (
+            mixed("ij,abj->abi"),
+            "this mixes the columns of each map; a pointwise convolution mixes channels, the first axis",
+        ),
+        (
+            mixed("ji,abj->abi"),
+            "this mixes the columns of each map; a pointwise convolution mixes channels, the first axis",
+        ),
+        (mixed("ij,jab->abi"), "right numbers with the channels last; they are the first axis"),
+    ),
+)
+def pointwise_gelu(z: Tensor, W: Tensor) -> Tensor:
+    return mixed(CHANNELS)(z, W)
