@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def test_an_old_page_is_noticed_and_made_anew(
     assert claims.PAGE.read_text(encoding="utf-8") == "another number"  # looking changes nothing
     assert claims.main([]) == 0
     assert claims.main(["--check"]) == 0
+
+
+def test_symbols_are_formulas(entries: list[dict]) -> None:
+    for one in entries:
+        for words in (one["title"], one["paper"], one["ours"], one["note"]):
+            plain = re.sub(r"\$[^$]+\$|\{doc\}`[^`]+`", "", words)
+            assert not re.search(r"[_^²⁻ᵀ]|(?<!['’])\b[b-zB-Z]\b|\bK\d", plain), words
 
 
 def test_the_page_says_for_each_claim_what_checks_and_what_shows_it(entries: list[dict]) -> None:

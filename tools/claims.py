@@ -78,7 +78,6 @@ def numbers() -> dict[str, float | str]:
         "network": f"d = {d}, L = {L}, k = {k}, P = {P}",
         "parameters": embedding + L * layer + classifier,
         "key bits": log2(factorial(p_b)) + log2(comb(p_b, p_b // 2)),
-        "block bits": log2(factorial(64)),
         "printed bits": log2(factorial(p_b)) + log2(comb(p_b, p_b // 2)) + log2(factorial(64)),
     }
 
