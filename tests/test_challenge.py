@@ -1,4 +1,4 @@
-"""The challenge: solvable by the attack, with a checker that knows the key's hash only."""
+"""The challenge: each level falls to an attack, and the checker knows the keys' hashes only."""
 
 from __future__ import annotations
 
@@ -7,42 +7,134 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixerkey import Key, decrypt_images
-from mixerkey.attacks import ciphertext_only, image_statistics
+from mixerkey import Key, decrypt_images, encrypt_images, load_pretrained, normalize
+from mixerkey.attacks import between, ciphertext_only, image_statistics, keys_between_places
 from mixerkey.attacks.challenge import check_challenge, key_digest, load_challenge, make_challenge, photo_tiles
 from mixerkey.attacks.ciphertext import relatives
+from mixerkey.convmixer import save_model
+from mixerkey.data import load_digits
+from mixerkey.embedding import patch_matrix
+from mixerkey.keys import MatrixKey, PatchKeys, SignedPermutation
+
+
+def key_of_each_place() -> PatchKeys:
+    """By the attack on level 3."""
+    images, model = load_challenge(3)
+    assert model is not None
+    to_first = keys_between_places(model[0], 1)  # type: ignore[arg-type]
+    first = ciphertext_only(encrypt_images(images, to_first), image_statistics(load_digits("train")[0], 2))
+    key = first.key.then(to_first.inverse())
+    assert isinstance(key, PatchKeys)
+    return key
 
 
 def test_the_shipped_challenge_falls_to_the_attack_and_the_checker_says_so() -> None:
-    encrypted = load_challenge()
+    encrypted = load_challenge(1).images
     found = ciphertext_only(encrypted, image_statistics(photo_tiles("left"), 4))
-    assert check_challenge(found.key) == "Right: this is the key."
+    assert str(check_challenge(found.key, 1)) == "2 of 2 points. This is the key."
     assert torch.equal(decrypt_images(encrypted, found.key), photo_tiles("right"))
 
 
+def test_the_photographs_of_another_source_fall_up_to_their_colours_and_the_attack_says_so() -> None:
+    found = ciphertext_only(load_challenge(2).images, image_statistics(photo_tiles("left"), 4))
+    assert check_challenge(found.key, 2).points == 1
+    points = [check_challenge(g.then(found.key), 2).points for g in found.ambiguous]
+    assert sorted(points) == 10 * [1] + [2]
+
+
+def test_a_key_for_each_place_falls_to_whoever_has_the_model() -> None:
+    key = key_of_each_place()
+    assert check_challenge(key, 3) == (2, "This is the key.")
+    images, model = load_challenge(3)
+    assert model is not None
+    with torch.inference_mode():
+        answers = model(normalize(images)).argmax(1)
+    plain, labels = load_digits("test")
+    place = {image.numpy().tobytes(): int(label) for image, label in zip(plain, labels, strict=True)}
+    truth = [place[image.numpy().tobytes()] for image in decrypt_images(images, key)]
+    assert sum(a == b for a, b in zip(answers.tolist(), truth, strict=True)) > 0.95 * len(truth)
+
+
 def test_near_misses_are_named_and_others_are_not_the_key() -> None:
-    key = ciphertext_only(load_challenge(), image_statistics(photo_tiles("left"), 4)).key
-    verdicts = [check_challenge(g.inverse().then(key)) for g in relatives(4, 3)]
-    assert [verdict.startswith("Right") for verdict in verdicts] == [True] + 95 * [False]
-    assert verdicts[1] == "Not yet, but close: all flips are reversed: the pictures are negatives."
-    assert all(verdict.startswith("Not yet, but close") for verdict in verdicts[1:])
+    key = ciphertext_only(load_challenge(1).images, image_statistics(photo_tiles("left"), 4)).key
+    verdicts = [check_challenge(g.inverse().then(key), 1) for g in relatives(4, 3)]
+    assert [verdict.points for verdict in verdicts] == [2] + 95 * [1]
+    assert verdicts[1].words == "Not yet, but close: all flips are reversed: the pictures are negatives."
+    assert all(verdict.words.startswith("Not yet, but close") for verdict in verdicts[1:])
     moved = key.permutation[torch.tensor([1, 0, *range(2, 48)])]
-    assert check_challenge(Key(moved, key.flips, 4, 3)).startswith("Not the key")
+    assert check_challenge(Key(moved, key.flips, 4, 3), 1).points == 0
+
+
+def test_a_relative_counts_if_it_is_the_same_in_each_place() -> None:
+    key, negative = key_of_each_place(), relatives(2, 1)[1]
+    points = []
+    for places in (range(16), range(1)):
+        keys = (negative.then(each) if n in places else each for n, each in enumerate(key.keys))
+        points.append(check_challenge(PatchKeys(keys, (4, 4)), 3).points)
+    assert points == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("key", "level", "error", "words"),
+    [
+        (Key.from_seed(0, 2, 3), 1, ValueError, r"for \(M, C\) = \(4, 3\); got one for \(2, 3\)"),
+        (MatrixKey.orthogonal(4, 3, seed=0), 2, TypeError, "is a SignedPermutation; got MatrixKey"),
+        (Key.from_seed(0, 2, 1), 3, TypeError, "PatchKeys of a SignedPermutation for each place; got Key"),
+        (PatchKeys.from_seed(0, 4, 3, (8, 8)), 1, TypeError, "is a SignedPermutation; got PatchKeys"),
+        (PatchKeys(4 * [MatrixKey.orthogonal(2, 1, seed=0)], (2, 2)), 3, TypeError, "PatchKeys of a SignedPerm"),
+        (PatchKeys.from_seed(0, 2, 1, (2, 8)), 3, ValueError, r"\(2, 1, \(4, 4\)\); got one for \(2, 1, \(2, 8\)\)"),
+        (Key.from_seed(0, 4, 3), 0, ValueError, "there are levels 1 to 3, got 0"),
+        (Key.from_seed(0, 4, 3), 4, ValueError, "there are levels 1 to 3, got 4"),
+        (Key.from_seed(0, 4, 3), 1.5, TypeError, "the level must be an integer, got float"),
+        (Key.from_seed(0, 4, 3), "1", FileNotFoundError, "there is no such file"),
+    ],
+)
+def test_keys_and_levels_that_do_not_fit_get_one_clear_line(
+    key: SignedPermutation | PatchKeys, level: int, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        check_challenge(key, level)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_file_holds_the_images_and_a_hash_but_no_key(tmp_path: Path) -> None:
-    path = tmp_path / "challenge.safetensors"
-    images = photo_tiles("right")[:3]
+    path, images = tmp_path / "challenge.safetensors", photo_tiles("right")[:3]
     make_challenge(images, 2, path)
-    assert load_challenge(path).shape == images.shape
-    assert not torch.equal(load_challenge(path), images)
+    encrypted = load_challenge(path).images
+    assert encrypted.shape == images.shape
+    assert not torch.equal(encrypted, images)
     assert b"permutation" not in path.read_bytes()
-    with pytest.raises(ValueError, match="M = 2, C = 3; got a key for 4, 3"):
-        check_challenge(Key.from_seed(0, 4, 3), path)
+    make_challenge(images, 2, path)
+    assert not torch.equal(load_challenge(path).images, encrypted)  # the key is another one each time
+
+
+def test_a_challenge_with_a_network_holds_it_encrypted(tmp_path: Path) -> None:
+    path, public, images = tmp_path / "challenge.safetensors", load_pretrained("digits"), load_digits("test")[0][:20]
+    make_challenge(images, 2, path, public)
+    encrypted, model = load_challenge(path)
+    assert model is not None
+    with torch.inference_mode():
+        assert torch.allclose(model(normalize(encrypted)), public(normalize(images)), atol=1e-5)
+    assert public.embedding.weight.detach().numpy().tobytes() not in path.read_bytes()
+    E = patch_matrix(public)
+    filters = model.state_dict()["0.weight"]  # (d, h, w, p_b)
+    places = [between(E, filters[:, i, j].T, 2, 1).key for i in range(4) for j in range(4)]
+    assert len({key_digest(place) for place in places}) > 1
+    key = PatchKeys(places, (4, 4))
+    assert torch.equal(decrypt_images(encrypted, key), images)
+    assert check_challenge(key, path).points == 2
+
+
+def test_a_file_that_holds_no_challenge_is_named(tmp_path: Path) -> None:
+    save_model(load_pretrained("digits"), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors holds no challenge"):
+        load_challenge(tmp_path / "model.safetensors")
 
 
 def test_the_digest_tells_keys_apart() -> None:
     assert len({key_digest(key) for key in Key.every(2, 1)}) == 144
+    first, second = Key.from_seed(0, 2, 1), Key.from_seed(1, 2, 1)
+    assert key_digest(PatchKeys([first, first], (1, 2))) != key_digest(PatchKeys([first, second], (1, 2)))
 
 
 def test_tiles_are_of_the_halves() -> None:
