@@ -509,7 +509,9 @@ def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:
         fixed = [
             type(module).__name__
             for module in model.modules()
-            if isinstance(module, nn.Conv2d) and not is_patch_embedding(module) and max(module.kernel_size) > 1
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+            and not is_patch_embedding(module)
+            and max(module.kernel_size) > 1
         ]
         reason = (
             "its convolutions see which blocks are neighbours" if fixed else "its positions are computed, not learned"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +25,10 @@ from vit_pytorch import ViT as LinearViT
 from mixerkey import ConvMixer, Key, SignedPermutation, encrypt_model, network_input, renormalize
 from mixerkey.absorption import is_identity
 from mixerkey.embedding import patch_matrix, set_patch_matrix
+from mixerkey.experiments import pretrained
+from mixerkey.experiments.scrambling import draw
 from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys
+from mixerkey.receipts import load_receipt
 
 KEY, MATRIX = Key.from_seed(1, 4, 3), MatrixKey.invertible(4, 3, seed=1)
 ORDER = BlockOrder.from_seed(2, 4, 3, grid=(8, 8))
@@ -113,9 +118,13 @@ ALL = WITHIN | ORDERS | GRID
 
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
-    model = NETWORKS[name][0]().double().eval()
+    return perturbed(NETWORKS[name][0]().double().eval())
+
+
+def perturbed(model: nn.Module) -> nn.Module:
+    """Heads and positions that start at 0 would hide faults."""
     with torch.no_grad():
-        for parameter in model.parameters():  # heads and positions that start at 0 would hide faults
+        for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
@@ -200,6 +209,83 @@ def test_other_means_and_deviations_are_absorbed_exactly(bias: bool) -> None:
     assert (outputs(locked, network_input(images(), KEY, torch.float64)) - outputs(model, own)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="a mean and a deviation > 0 for each of 3"):
         renormalize(model, mean, (0.2, 0.0, 0.2))
+
+
+PAGE = (Path(__file__).parent.parent / "book" / "run.md").read_text(encoding="utf-8")
+*HUBS, THEN = re.findall(r"```python\n(.*?)```", PAGE.split("(running-hubs)=")[1].split("\n## ")[1], re.DOTALL)
+
+
+@pytest.mark.parametrize("load", HUBS, ids=["timm", "torchvision", "Hugging Face"])
+def test_the_lines_for_published_networks_run_as_they_stand(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small random networks instead of downloads, that take the same arguments and images."""
+    create = timm.create_model
+
+    def from_timm(name: str, *, pretrained: bool) -> nn.Module:
+        model = cast(Any, create(name))
+        model.blocks = model.blocks[:1]
+        return perturbed(model)
+
+    def from_torchvision(*, weights: torchvision.models.ViT_B_16_Weights) -> nn.Module:
+        return perturbed(torchvision.models.VisionTransformer(224, 16, 1, 2, 24, 48))
+
+    def from_hugging_face(name: str) -> nn.Module:
+        sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+        return perturbed(transformers.ViTForImageClassification(transformers.ViTConfig(hidden_size=24, **sizes)))
+
+    monkeypatch.setattr(timm, "create_model", from_timm)
+    monkeypatch.setattr(torchvision.models, "vit_b_16", from_torchvision)
+    monkeypatch.setattr(transformers.ViTForImageClassification, "from_pretrained", from_hugging_face)
+    monkeypatch.setattr(
+        transformers.AutoImageProcessor, "from_pretrained", lambda name: transformers.ViTImageProcessor()
+    )
+    images = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    run: dict[str, Any] = {"images": images}
+    torch.manual_seed(0)
+    exec(load, run)
+    exec(THEN, run)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (run["mean"], run["std"]))
+    plain = outputs(run["model"], (images / 255 - mean) / std)
+    answer = getattr(run["answer"], "logits", run["answer"])
+    assert torch.allclose(answer, plain, atol=1e-4)
+    assert not torch.allclose(outputs(run["locked"], network_input(images)), plain, atol=1e-2)
+
+
+def test_the_experiment_with_pretrained_weights_tells_right_from_wrong() -> None:
+    """On a small network of the kind: other means folded in, tokens put back, a decoder that takes no order."""
+    torch.manual_seed(0)
+    backbone = timm.models.VisionTransformer(
+        56, 14, embed_dim=24, depth=1, num_heads=2, init_values=1.0, num_classes=0, global_pool=""
+    )
+    small = pretrained.Focus(backbone, (24, 8), (4, 4)).eval()
+    perturbed(small)
+    (key, order), (other, _) = (draw(seed, 14, 3, (4, 4)) for seed in (0, 1))
+    x = torch.randint(256, (3, 3, 56, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = pretrained.kind(small, x, key.then(order), [key.then(order), other.then(order)])
+    for part in ("tokens", "map"):
+        assert found[part]["float64"] < 1e-9 < found[part]["float32"] < 1e-3
+    assert not found["whole network takes it"]
+    with pytest.raises(ValueError, match="its convolutions see which blocks are neighbours"):
+        encrypt_model(renormalize(small, pretrained.MEAN, pretrained.STD), order)
+    assert found["cosine, wrong keys"]["largest"] == 1 > found["cosine, wrong keys"]["mean"]
+    assert pretrained.kind(small, x, key, [other])["whole network takes it"]
+    assert pretrained.from_the_file(small, key, order) == {
+        "positions and signs": {"right": 588, "of": 588},
+        "places": {"right": 16, "of": 16},
+    }
+
+
+def test_the_receipt_of_pretrained_weights_says_what_chapter_8_says() -> None:
+    receipt = load_receipt("pretrained")
+    others = receipt["cosine, other photograph"]["mean"]
+    assert receipt["map, against ONNX Runtime"] < 1e-4
+    for name, takes in {"the paper's key": True, "order of blocks": False, "key and order": False}.items():
+        found = receipt[name]
+        assert found["tokens"]["float64"] < 1e-9 < found["tokens"]["float32"] < 1e-3
+        assert found["map"]["float64"] < 1e-9
+        assert found["whole network takes it"] == takes
+        for what in ("plain pictures", "wrong keys"):  # whoever has the pixels of a block knows much of the picture
+            assert (found[f"cosine, {what}"]["mean"] > others) == (name == "order of blocks")
+    assert all(part["right"] == part["of"] for part in receipt["from the file"].values())
 
 
 def test_a_folded_bias_shows_flips_and_channels_eq4a() -> None:
