@@ -1,5 +1,6 @@
 """Encryption of ConvMixer models and images with one secret key, after Iijima and Kiya (2022)."""
 
+from mixerkey import interrupts  # noqa: F401, before what takes long
 from mixerkey.absorption import decrypt_model, encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images, network_input, normalize
 from mixerkey.convmixer import ConvMixer, load_pretrained

@@ -9,6 +9,7 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     _add_reproduce(commands)
     add_commands(commands)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by mixerkey.interrupts
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         options = parser.parse_args(arguments)
         options.run(options)
         sys.stdout.flush()

@@ -182,6 +182,34 @@ def test_closed_streams_are_no_error(third: Path) -> None:
         assert Path(target).is_file()
 
 
+def interruptible() -> None:
+    """For a process that these tests start: one of a background job ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    "imported", ["mixerkey.interrupts", "numpy", "torch._C", "torch", "scipy.special", "mixerkey.parties.commands"]
+)
+@pytest.mark.parametrize("command", ["mixerkey", "python -m mixerkey"])
+def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path, command: str, imported: str) -> None:
+    """As soon as Python says that it has imported this; a shell reports either ending as 130."""
+    script = tmp_path / "mixerkey"  # as pip writes it
+    script.write_text("import sys\nfrom mixerkey.__main__ import main\nsys.exit(main())\n")
+    start = [sys.executable, str(script)] if command == "mixerkey" else MIXERKEY
+    with subprocess.Popen(
+        [*start, "train", "digits", "--out", str(tmp_path / "runs")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"},
+        preexec_fn=interruptible,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.split()[-1:] == [imported] for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        rest = [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, rest) in [(-signal.SIGINT, []), (130, ["mixerkey: stopped\n"])]
+
+
 def stop_training(folder: Path, how: signal.Signals) -> tuple[int, str, str]:
     """Start or go on with a training, and stop it when it has written its next checkpoint."""
     checkpoint = folder / "checkpoint.safetensors"
@@ -192,7 +220,7 @@ def stop_training(folder: Path, how: signal.Signals) -> tuple[int, str, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's tests ignore it
+        preexec_fn=interruptible,
     )
     end = time.monotonic() + 300
     while (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before and time.monotonic() < end:
