@@ -29,7 +29,7 @@ from mixerkey.embedding import (
     own_weight,
     patch_embeddings,
 )
-from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation, integer
+from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation, integer
 
 Model = TypeVar("Model", bound=nn.Module)
 SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
@@ -110,7 +110,7 @@ def encrypt_model(
             "the network runs on no probe image, so that its encryption could not be tried out. "
             f"{cause}. If it takes images of a certain size, say image_size=(H, W)"
         )
-    if not is_identity(key):
+    if not key.is_identity:
         _prove(model, copy, key, size, names)
     return copy
 
@@ -586,24 +586,6 @@ def _match(x: Tensor, y: Tensor, order: BlockOrder | None, tolerance: float) -> 
             if close(places.reshape(x.shape)):
                 return True
     return False
-
-
-def is_identity(key: BlockKey) -> bool:
-    """Whether a key changes nothing, such as the only one for blocks of one value.
-
-    >>> from mixerkey import Key
-    >>> is_identity(Key.generate(1, 1)), is_identity(Key.generate(2, 1))
-    (True, False)
-    """
-    if isinstance(key, ScrambledKey):
-        return is_identity(key.within) and is_identity(key.order)
-    if isinstance(key, PatchKeys):
-        return all(map(is_identity, key.keys))
-    if isinstance(key, BlockOrder):
-        return torch.equal(key.order, torch.arange(len(key.order)))
-    if isinstance(key, MatrixKey):
-        return torch.equal(key.matrix(), torch.eye(key.size, dtype=torch.float64))
-    return key == SignedPermutation.identity(key.patch_size, key.channels)
 
 
 def _parts(key: BlockKey) -> tuple[BlockKey, ...]:

@@ -77,6 +77,15 @@ class BlockKey(ABC):
         """The condition number of T: by how much it may enlarge a relative error. 1 for orthogonal ones."""
         return 1.0
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing, such as the only key for blocks of one value: T T⁻¹ is T only where T is I.
+
+        >>> Key.generate(1, 1).is_identity, Key.generate(2, 1).is_identity
+        (True, False)
+        """
+        return self.then(self.inverse()) == self
+
     @abstractmethod
     def act(self, blocks: Tensor) -> Tensor:
         """x T for normalised pixels, or for filters of a patch embedding.

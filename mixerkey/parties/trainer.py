@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mixerkey import key_files
-from mixerkey.absorption import encrypt_model, is_identity
+from mixerkey.absorption import encrypt_model
 from mixerkey.convmixer import ConvMixer, load_with_metadata, save_model
 from mixerkey.evaluation import predict
 from mixerkey.files import parse_json
@@ -192,7 +192,7 @@ def moving(key: BlockKey) -> BlockKey:
     Raises:
         ValueError: it mixes pixels, or changes nothing.
     """
-    if is_identity(key):
+    if key.is_identity:
         raise ValueError(
             "this key changes nothing, so that it protects nothing; draw one for larger blocks, by mixerkey keygen "
             "--patch-size 2 or more"
