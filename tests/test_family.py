@@ -278,10 +278,11 @@ def test_inverse_keys_decrypt_and_others_do_not(digits: tuple[Tensor, Tensor]) -
         hidden = encrypt_images(x, key)
         assert torch.equal(decrypt_images(hidden, key), x)
         assert not torch.equal(decrypt_images(hidden, other), x)
-    with pytest.raises(ValueError, match="one key for each"):
-        encrypt_images(x, keys[:15])
-    with pytest.raises(ValueError, match="one key for each of the 4 x 4 places, got 15"):
-        PatchKeys(keys[:15], (4, 4))
+    for others in (keys[:15], [*keys, keys[0]]):
+        with pytest.raises(ValueError, match="one key for each image"):
+            encrypt_images(x, others)
+        with pytest.raises(ValueError, match=f"one key for each of the 4 x 4 places, got {len(others)}"):
+            PatchKeys(others, (4, 4))
 
 
 NO_BYTES: list[Any] = ["a passphrase of many words", 32, None, list(range(32)), torch.zeros(32)]

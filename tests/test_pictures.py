@@ -100,9 +100,9 @@ def spoil(path: Path) -> Path:
     return path
 
 
-def flipped(path: Path, side: int = 300) -> Path:
-    """A pixel of a large picture is another one than its checksum says; the data are not compressed."""
-    noise = torch.randint(256, (side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def flipped(path: Path) -> Path:
+    """A pixel is another one than the checksums say, in rows of 64 KiB: zlib gives them before it has read its own."""
+    noise = torch.randint(256, (256, 255), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     save(Image.fromarray(noise.numpy()), path, compress_level=0)
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 1000] ^= 255
