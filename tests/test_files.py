@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -243,24 +242,50 @@ def test_writers_at_once_leave_one_of_their_files_and_readers_never_see_half(tmp
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-FOR_EVER = """
-import sys
+KILLED = """
+import itertools, os, signal, sys
 from mixerkey.files import write_file
-for n in range(10**9):
-    write_file(sys.argv[1], bytes([n % 256]) * 1_000_000)
-    print(n, flush=True)
+
+path, exclusive = sys.argv[1], sys.argv[2] == "True"
+old, new = None if exclusive else b"old", b"new" * 1000
+for moment in itertools.count():
+    if os.path.exists(path):
+        os.remove(path)
+    if old is not None:
+        with open(path, "wb") as file:
+            file.write(old)
+    child = os.fork()
+    if child == 0:
+        left = iter(range(moment))
+
+        def trace(frame, event, argument):
+            if not frame.f_code.co_filename.endswith(("files.py", "pathlib.py")):
+                return None
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        write_file(path, new, exclusive=exclusive)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    found = None
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            found = file.read()
+    assert found in (old, new), f"killed at moment {moment}, it leaves {found}"
+    if status == 0:
+        break
+print(moment)
 """
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    with subprocess.Popen([sys.executable, "-c", FOR_EVER, path], stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        for _ in range(3):
-            writer.stdout.readline()
-        writer.send_signal(signal.SIGKILL)
-    content = path.read_bytes()
-    assert content == content[:1] * 1_000_000
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_kill_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path: Path, exclusive: bool) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "a.bin"), str(exclusive)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 50
 
 
 def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:
