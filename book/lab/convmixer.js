@@ -98,17 +98,24 @@ function multiply({ weight, bias }, X, inner, N) {
   return result;
 }
 
-/** Depthwise convolution of (dim, h, w), zero outside. */
+/** Depthwise convolution of (dim, h, w), zero outside; w a multiple of 4, four places of a row at a time for speed. */
 function convolve({ weight, bias }, z, h, w, kernel) {
-  const result = new Float32Array(z.length), reach = (kernel - 1) / 2;
-  for (let c = 0, i = 0; c < bias.length; c++) for (let y = 0; y < h; y++) for (let x = 0; x < w; x++, i++) {
-    const bottom = Math.min(h, y + reach + 1), left = Math.max(0, x - reach), right = Math.min(w, x + reach + 1);
-    let sum = bias[c];
-    for (let row = Math.max(0, y - reach); row < bottom; row++) {
-      const taps = c * kernel * kernel + (row - y + reach) * kernel + reach - x, from = (c * h + row) * w;
-      for (let column = left; column < right; column++) sum += weight[taps + column] * z[from + column];
+  const reach = (kernel - 1) / 2, wide = w + 2 * reach, rows = new Float32Array(h * wide), result = new Float32Array(z.length);
+  for (let c = 0, i = 0; c < bias.length; c++) {
+    for (let y = 0; y < h; y++) rows.set(z.subarray((c * h + y) * w, (c * h + y + 1) * w), y * wide + reach);
+    for (let y = 0; y < h; y++) for (let x = 0; x < w; x += 4, i += 4) {
+      const bottom = Math.min(h, y + reach + 1);
+      let s0 = bias[c], s1 = s0, s2 = s0, s3 = s0;
+      for (let row = Math.max(0, y - reach); row < bottom; row++) {
+        let j = row * wide + x, tap = (c * kernel + row - y + reach) * kernel, x0 = rows[j], x1 = rows[j + 1], x2 = rows[j + 2];
+        for (const end = tap + kernel; tap < end; tap++, j++) {
+          const x3 = rows[j + 3], t = weight[tap];
+          s0 += t * x0; s1 += t * x1; s2 += t * x2; s3 += t * x3;
+          x0 = x1; x1 = x2; x2 = x3;
+        }
+      }
+      result[i] = s0; result[i + 1] = s1; result[i + 2] = s2; result[i + 3] = s3;
     }
-    result[i] = sum;
   }
   return result;
 }
