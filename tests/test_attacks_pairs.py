@@ -17,7 +17,7 @@ from mixerkey.attacks.checkpoint import (
     order_from_positions,
 )
 from mixerkey.attacks.chosen import chosen_under_noise
-from mixerkey.attacks.jigsaw import solve_jigsaw
+from mixerkey.attacks.jigsaw import order_from_neighbours, solve_jigsaw
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
 from mixerkey.attacks.relative import keys_between_places, relative_key
 from mixerkey.blocks import integrate, segment
@@ -189,6 +189,30 @@ def test_positions_give_the_order_of_blocks() -> None:
     positions = normal(64, 24)
     noisy = positions[order.order] + 0.3 * normal(64, 24, seed=1)
     assert order_from_positions(noisy, positions, order).key == order
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_positions_of_neighbours_give_the_order_up_to_the_grids_symmetries(seed: int) -> None:
+    """From the shipped transformer alone; without learned positions the steps fit no grid."""
+    order = BlockOrder.from_seed(seed, 4, 3, grid=(8, 8))
+    learned = load_pretrained("vit").positions.detach()
+    found = order_from_neighbours(learned[order.order], order)
+    assert found.score == pytest.approx(1)
+    assert order in [found.key, *(turned.then(found.key) for turned in found.ambiguous)]
+    control = order_from_neighbours(normal(64, 128, seed=seed), order)
+    assert control.score < 0.8
+    assert order not in [control.key, *(turned.then(control.key) for turned in control.ambiguous)]
+
+
+def test_a_rectangle_has_three_symmetries_besides_and_positions_must_fit_it() -> None:
+    order = BlockOrder.from_seed(0, 4, 3, grid=(4, 6))
+    row, column = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
+    bumps = torch.stack([torch.exp(-((row - y) ** 2 + (column - x) ** 2)) for y in range(4) for x in range(6)])
+    found = order_from_neighbours(bumps.flatten(1)[order.order], order)
+    assert order in [found.key, *(turned.then(found.key) for turned in found.ambiguous)]
+    assert len(found.ambiguous) == 3
+    with pytest.raises(ValueError, match="one position for each of 4 x 6 places"):
+        order_from_neighbours(bumps.flatten(1)[1:], order)
 
 
 # From pictures alone: the order of blocks

@@ -34,8 +34,10 @@ from mixerkey import (
 )
 from mixerkey import keys as keys_of_the_package
 from mixerkey.attacks import image_statistics
-from mixerkey.attacks.mixed import unmix
+from mixerkey.attacks.challenge import photo_tiles
+from mixerkey.attacks.mixed import round_off, unmix
 from mixerkey.attacks.patch_keys import unlock_patches
+from mixerkey.attacks.recovery import Recovery
 from mixerkey.blocks import segment
 from mixerkey.data import load_digits
 from mixerkey.evaluation import predict
@@ -429,6 +431,17 @@ def test_mixed_noise_gives_nothing() -> None:
     assert (unmix(encrypt_images(noise, key), prior).key.matrix() * key.matrix()).sum() / 4 < 0.5
     with pytest.raises(ValueError, match=r"the prior is for images \(N, 1, H, W\)"):
         unmix(torch.zeros(1, 3, 8, 8), prior)
+
+
+def test_whole_grey_levels_give_the_orthogonal_matrix_from_an_estimate_and_not_from_a_poor_one() -> None:
+    x, key = photo_tiles("left"), MatrixKey.orthogonal(4, 3, seed=1)
+    turn = torch.randn(48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for size, exact in ((0.001, True), (0.02, False)):
+        estimate = MatrixKey(key.matrix() @ torch.linalg.matrix_exp(size * (turn - turn.T)), 4, 3)
+        found = round_off(encrypt_images(x, key), Recovery(estimate, 0.0))
+        assert (found.score > 0.99) == exact
+        assert ((found.key.matrix() - key.matrix()).abs().max() < 1e-6) == exact
+        assert (found.key == estimate) != exact
 
 
 def test_keys_per_patch_fall_to_360_encrypted_digits(digits: tuple[Tensor, Tensor]) -> None:

@@ -11,9 +11,9 @@ from mixerkey.attacks.chosen import chosen_plaintext, chosen_under_noise
 from mixerkey.attacks.ciphertext import ciphertext_only
 from mixerkey.attacks.exhaustion import all_keys, equivalence_classes, exhaustive
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
-from mixerkey.attacks.jigsaw import solve_jigsaw
+from mixerkey.attacks.jigsaw import order_from_neighbours, solve_jigsaw
 from mixerkey.attacks.known import known_plaintext
-from mixerkey.attacks.mixed import unmix
+from mixerkey.attacks.mixed import round_off, unmix
 from mixerkey.attacks.model_only import by_fit, expected_grams, mismatch, model_only, settle
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
 from mixerkey.attacks.patch_keys import unlock_patches
@@ -51,10 +51,12 @@ __all__ = [
     "mixture_from_checkpoint",
     "model_only",
     "naturalness",
+    "order_from_neighbours",
     "order_from_positions",
     "procrustes",
     "relative_key",
     "relaxed_permutation",
+    "round_off",
     "settle",
     "signed_assignment",
     "solve_jigsaw",

@@ -1,4 +1,4 @@
-"""Blocks that have changed places, put together again by their borders, as a jigsaw puzzle is.
+"""Blocks that have changed places, put together again as a jigsaw puzzle is: by borders, or by learned positions.
 
 All images of a `BlockOrder` are cut alike, so the borders of many images can be compared at once: neighbouring blocks
 continue each other in each of them.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
+from mixerkey.attacks.assignment import match, start
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
 from mixerkey.keys import BlockOrder
 
+STARTS = 3  # of the search for places
 SHARPNESS = 3  # how much a border of one image tells: differences of log distances count as nats divided by this
 
 
@@ -50,6 +54,55 @@ def solve_jigsaw(images: Tensor, patch_size: int) -> Recovery[BlockOrder]:
     right, lower = (sure[0][grid[:, :-1], grid[:, 1:]], sure[1][grid[:-1], grid[1:]])
     score = float(np.concatenate([right.ravel(), lower.ravel()]).mean()) if h * w > 1 else 1.0
     return Recovery(BlockOrder(grid.ravel().argsort(), patch_size, images.shape[1], (h, w)), score)
+
+
+def order_from_neighbours(positions: Tensor, key: BlockOrder) -> Recovery[BlockOrder]:
+    """The order of blocks, up to the symmetries of the grid, from the position embedding of an encrypted network alone.
+
+    Neighbouring places learn positions that are alike. As many pairs as a grid has neighbours are joined, those of the
+    greatest cosine after the mean is taken off; the steps from place to place in that graph are matched with the steps
+    in the grid.
+
+    Args:
+        positions: real (places, d), of the encrypted network, class tokens left out.
+        key: any order for the same blocks and grid; only its shape is used.
+
+    Returns:
+        the order; its score is the correlation of the steps, 1 where the graph is a grid. `ambiguous` holds the other
+        symmetries of the grid, of which steps tell nothing.
+
+    Raises:
+        ValueError: not one position for each place of the grid.
+
+    >>> from mixerkey import encrypt_model, load_pretrained
+    >>> secret = BlockOrder.from_seed(1, 4, 3, grid=(8, 8))
+    >>> locked = encrypt_model(load_pretrained("vit"), secret)
+    >>> found = order_from_neighbours(locked.positions.detach(), secret)
+    >>> secret in [found.key, *(turned.then(found.key) for turned in found.ambiguous)], len(found.ambiguous)
+    (True, 7)
+    """
+    h, w = key.grid
+    if positions.ndim != 2 or len(positions) != h * w:
+        raise ValueError(f"need one position for each of {h} x {w} places, got a tensor {tuple(positions.shape)}")
+    z = F.normalize((positions - positions.mean(0)).double(), dim=1)
+    alike = (z @ z.T).fill_diagonal_(-1).numpy()
+    least = np.sort(alike, axis=None)[-2 * (2 * h * w - h - w) :][:1]  # each pair of neighbours is there twice
+    steps = shortest_path(alike >= least, unweighted=True)
+    steps[np.isinf(steps)] = h + w
+    row, column = np.divmod(np.arange(h * w), w)
+    grid = np.abs(row[:, None] - row) + np.abs(column[:, None] - column) + 0.0
+    generator = torch.Generator().manual_seed(0)
+    found = [match(grid[None], steps[None], start(grid[None], steps[None], k, generator)) for k in range(STARTS)]
+    scores = [np.corrcoef(grid[np.ix_(v, v)].ravel(), steps.ravel())[0, 1] for v in found]
+    best = int(np.nanargmax(scores))
+
+    def order(places: np.ndarray) -> BlockOrder:
+        return BlockOrder(places.tolist(), key.patch_size, key.channels, key.grid)
+
+    places = np.arange(h * w).reshape(h, w)
+    turned = [places, places[::-1], places[:, ::-1], places[::-1, ::-1]]
+    turned += [each.T for each in turned] if h == w else []
+    return Recovery(order(found[best]), float(scores[best]), tuple(order(each.ravel()) for each in turned[1:]))
 
 
 def _joints(z: Tensor) -> np.ndarray:
