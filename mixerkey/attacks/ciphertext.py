@@ -42,6 +42,7 @@ def ciphertext_only(
     generator: torch.Generator | None = None,
     *,
     starts: int = 5,
+    look: bool = True,
     progress: bool = False,
 ) -> Recovery[SignedPermutation]:
     """The key from encrypted images alone, of the public ones' kind or of another.
@@ -59,6 +60,7 @@ def ciphertext_only(
        pixels are how alike, tells whether the pictures are of the public ones' kind. If so, the change wins under
        which they look most natural (see `naturalness`); if not, of three channels, the one that a network sees in
        them, which does not go by brightness (see `mixerkey.attacks.chooser`), beside the public pictures' colours.
+       That network has learned from CIFAR-10's training images, which are evidence, too.
 
     Args:
         encrypted: uint8 images (N, C, H, W), all encrypted with one key, at least two blocks a side. They count as
@@ -66,6 +68,8 @@ def ciphertext_only(
         prior: what is known of pictures, from `image_statistics`.
         generator: draws the starts; by default one with a fixed seed.
         starts: from how many points to search at first.
+        look: whether that network may judge colours. Without it the public pictures' colours do, and all stay in doubt
+            where these are of another kind.
         progress: whether to show a progress bar on stderr.
 
     Returns:
@@ -98,7 +102,7 @@ def ciphertext_only(
     pieces = _pieces(encrypted, M)
     groups = [image_moments(piece, M, 1)[0] for piece in pieces]
     rests = [_mean([group for i, group in enumerate(groups) if i != k] or groups) for k in range(len(groups))]
-    key, score, doubts = _colour_choice(encrypted, found, prior, moments, pieces, rests)
+    key, score, doubts = _colour_choice(encrypted, found, prior, moments, pieces, rests, look)
     return Recovery(as_key(key), score, (*_local_doubts(key, pictures, rests, rival), *doubts))
 
 
@@ -162,13 +166,14 @@ def _colour_choice(
     moments: Moments,
     pieces: Sequence[Tensor],
     rests: Sequence[Moments],
+    look: bool,
 ) -> tuple[SignedPermutation, float, list[SignedPermutation]]:
     """Step 3: the key, its `naturalness`, and the changes of colours that are not significantly worse."""
     changes = [h.inverse() for h in colour_changes(prior.patch_size, prior.channels)]
     fits = _fits(prior, moments, changes, found)
     natural = fits + COLOUR * _colours(encrypted[:COLOURED], found, changes, prior).mean(0)
     alike = fits.max() >= ALIKE
-    if prior.channels == 3 and not alike:
+    if look and prior.channels == 3 and not alike:
         seen = encrypted[:: -(-len(encrypted) // LOOKED)]
         evidence = colour_evidence(decrypt_images(seen, found)).numpy() + _colours(seen, found, changes, prior)
         best = int(evidence.sum(0).argmax())

@@ -28,7 +28,7 @@ def fine_tune_embedding(
 ) -> ConvMixer:
     """Train the patch embedding of an encrypted network for plain images, everything else kept as it is.
 
-    Key encryption touches the embedding only, 12,336 of the paper's 718,090 parameters. Whoever steals the network
+    Key encryption touches the embedding only, 12,544 of the paper's 718,090 parameters. Whoever steals the network
     has the rest in the clear, and needs labelled images just to learn the embedding again. What comes back is a
     network, not a key: its embedding need not be E, nor near it.
 

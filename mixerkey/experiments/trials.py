@@ -39,8 +39,10 @@ from mixerkey.attacks import (
     mismatch,
     model_only,
     naturalness,
+    order_from_neighbours,
     order_from_positions,
     procrustes,
+    round_off,
     signed_assignment,
     solve_jigsaw,
     unlock_patches,
@@ -197,9 +199,14 @@ def nothing(case: Case) -> Found:
     return None
 
 
+def _moments(public: str, case: Case, encrypted: Tensor) -> Recovery:
+    """`ciphertext_only`; the network that judges colours has learned from like pictures, and counts as these."""
+    return ciphertext_only(encrypted, prior(public, case.M), case.rng, look=public == "like")
+
+
 def second_moments(public: str, case: Case) -> Found:
-    encrypted, known = case.ciphertexts(), prior(public, case.M)
-    return _of_its_kind(case, ciphertext_only(encrypted, known, case.rng), encrypted, known)
+    encrypted = case.ciphertexts()
+    return _of_its_kind(case, _moments(public, case, encrypted), encrypted, prior(public, case.M))
 
 
 def _of_its_kind(case: Case, found: Recovery, encrypted: Tensor, known: ImageStatistics) -> Recovery:
@@ -221,7 +228,9 @@ def _of_its_kind(case: Case, found: Recovery, encrypted: Tensor, known: ImageSta
 
 
 def whitening(public: str, case: Case) -> Found:
-    return unmix(case.ciphertexts(), prior(public, 4), orthogonal=case.scheme.kind == "orthogonal")
+    mixed, orthogonal = case.ciphertexts(), case.scheme.kind == "orthogonal"
+    found = unmix(mixed, prior(public, 4), orthogonal=orthogonal)
+    return round_off(mixed, found) if orthogonal else found
 
 
 def neighbours(public: str, case: Case) -> Found:
@@ -238,19 +247,52 @@ def moments_then_jigsaw(public: str, case: Case) -> Found:
     Whether everything is mirrored or turned remains in doubt.
     """
     encrypted, known = case.ciphertexts(), prior(public, 4)
-    within, mirrors = ciphertext_only(encrypted, known, case.rng), relatives(4, 3)[:16:2]
+    within, mirrors = _moments(public, case, encrypted), relatives(4, 3)[:16:2]
     rivals = []
     for g in mirrors:
         key = g.then(within.key)
         order = solve_jigsaw(decrypt_images(encrypted, key), 4).key
         rivals.append((naturalness(decrypt_images(encrypted, key.then(order)), known), order))
     order = max(rivals, key=lambda rival: rival[0])[1]
-    found = ciphertext_only(decrypt_images(encrypted, order), known, case.rng)
+    found = _moments(public, case, decrypt_images(encrypted, order))
     return Recovery(found.key.then(order), found.score, (*found.ambiguous, *mirrors[1:]))
 
 
+def positions(case: Case) -> Found:
+    return order_from_neighbours(cast(ViT, case.models()[0]).positions.detach(), BlockOrder.from_seed(0, 4, 3, GRID))
+
+
+def positions_and_labels(case: Case) -> Found:
+    """Labelled pictures say which way round the grid is."""
+    found = cast(Recovery, positions(case))
+    return _most_accurate(case, [found.key, *(turned.then(found.key) for turned in found.ambiguous)])
+
+
+def _most_accurate(case: Case, keys: list[BlockKey]) -> Recovery:
+    encrypted, (images, labels) = case.models()[0], load_cifar10("test")
+    right = [accuracy(encrypted, images[:100], labels[:100], key) for key in keys]
+    return Recovery(keys[right.index(max(right))], max(right))
+
+
+def moments_and_positions(public: str, case: Case) -> Found:
+    """What is within blocks from the images, up to a mirror image or a turn; their order from the network, likewise.
+
+    A picture that is mirrored within blocks alone is torn at their borders. The two are turned alike; labelled pictures
+    say how.
+    """
+    encrypted, place = case.ciphertexts(), cast(Recovery, positions(case))
+    within = _moments(public, case, encrypted)
+    turns = [place.key, *(turned.then(place.key) for turned in place.ambiguous)]
+    keys = [g.then(within.key).then(turn) for g in relatives(4, 3)[:16:2] for turn in turns]
+    natural = [naturalness(decrypt_images(encrypted, key), prior(public, 4)) for key in keys]
+    likely = [keys[k] for k in torch.tensor(natural).topk(len(turns)).indices.tolist()]
+    if public == "like":
+        return _most_accurate(case, likely)
+    return Recovery(likely[0], max(natural), tuple(key.then(likely[0].inverse()) for key in likely[1:]))
+
+
 def each_alone(public: str, case: Case) -> Found:
-    return [ciphertext_only(image[None], prior(public, 4), case.rng) for image in case.target()]
+    return [_moments(public, case, image[None]) for image in case.target()]
 
 
 SOLVE: dict[str, Solve] = {"signed": signed_assignment, "orthogonal": procrustes, "invertible": least_squares}
@@ -306,38 +348,10 @@ def random_image(case: Case) -> Found:
 def flips_by_brightness(public: str, case: Case) -> Found:
     """Which half of the pixels is flipped, or which other half: public pictures say. What moves remains unknown."""
     encrypted = cast(ConvMixer, case.models()[0])
-    flips = brightness(encrypted) < 0
+    flips = brightness(encrypted)[0] < 0
     rivals = [Flips(range(48), half, 4, 3) for half in (flips, ~flips)]
     best = max(rivals, key=lambda key: -mismatch(decrypted(encrypted, key), pictures(public)[-100:]))
     return Recovery(best, 0.0, () if isinstance(case.keys[0], Flips) else (SignedPermutation.identity(4, 3),))
-
-
-def brightness_of_blocks(case: Case) -> Found:
-    """How bright each block is, whatever the matrix; the rest stays hidden, and is made small.
-
-    In coordinates in which the rows of E' are orthonormal, T is orthogonal, so the direction that the strongest filters
-    see is found as ever (`brightness`). How far it reaches, photographs say; with which sign, batch normalisation does.
-    """
-    model, x = cast(ConvMixer, case.models()[0]), _blocks(case.target())
-    E, even = patch_matrix(model).double(), torch.full((48,), 48**-0.5, dtype=torch.float64)
-    root = torch.linalg.cholesky(E @ E.T)
-    rows = torch.linalg.solve_triangular(root, E, upper=False)  # orthonormal
-    seen = torch.from_numpy(brightness(set_patch_matrix(model, rows.float()))[0])
-    public = torch.from_numpy(prior("photographs", 4).moments.products[0])
-    scale = (even @ public @ even).sqrt() / (x @ root @ seen).square().mean().sqrt()
-
-    def misfit(sign: int) -> float:
-        of_brightness = sign / scale * torch.outer(even, seen @ rows)
-        return mismatch(set_patch_matrix(model, of_brightness.float()), pictures("photographs")[-100:])
-
-    towards = min((1, -1), key=misfit) * scale * torch.outer(root @ seen, even)
-    return Recovery(MatrixKey(torch.linalg.inv(towards + 1e-4 * torch.eye(48)), 4, 3), 0.0)
-
-
-def _blocks(images: Tensor) -> Tensor:
-    """uint8 or normalised images -> normalised blocks, float64 (N, 48)."""
-    z = normalize(images) if images.dtype == torch.uint8 else images
-    return segment(z, 4).flatten(0, 2).double()
 
 
 def gram_matrix(case: Case, network: ConvMixer | None = None) -> Recovery:
@@ -370,7 +384,7 @@ def moments_of_one(public: str, case: Case) -> Found:
         turned = encrypt_images(encrypted, to_first[: case.count])
     else:
         turned = encrypt_images(encrypted, PatchKeys(to_first, GRID))
-    return _from_first(case, ciphertext_only(turned, prior(public, 4), case.rng), to_first)
+    return _from_first(case, _moments(public, case, turned), to_first)
 
 
 def _to_first(each: list[Tensor]) -> list[SignedPermutation]:
