@@ -41,7 +41,7 @@ def unmix(mixed: Tensor, prior: ImageStatistics, *, orthogonal: bool = True) -> 
 
     Returns:
         an estimate of the key, a `MatrixKey`; its score is the `naturalness` of the images that it decrypts. It is
-        never exact, only the nearer the more images there are.
+        never exact (see `round_off`); with like pictures, the nearer the more images there are.
 
     Raises:
         ValueError: images with another number of channels than the prior's.
@@ -82,7 +82,8 @@ def round_off(mixed: Tensor, found: Recovery[MatrixKey]) -> Recovery[MatrixKey]:
 
     The nearer a block is to mid-grey, the less an error of the estimate moves it. Of the greyest blocks the pixels are
     rounded to whole grey levels, the orthogonal matrix that takes these to the mixed blocks is a better estimate
-    (Procrustes), and so more blocks can be rounded. An estimate of some 40 dB is near enough.
+    (Procrustes), and so more blocks can be rounded. How near is near enough depends: from
+    400 images of CIFAR-10 and like pictures 8 of 10 estimates were, at 45 to 49 dB.
 
     Args:
         mixed: as for `unmix`, float (N, C, H, W).

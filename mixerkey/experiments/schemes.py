@@ -220,6 +220,8 @@ def run(receipt: Receipt, unit: tuple[str, str, int], most: int) -> list[list]:
 def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iterable[str]) -> dict[str, Any]:
     """The best attack on a scheme with some evidence: most whole keys, if any most trials, most dB, fewest images.
 
+    Of equals the one that needs most of the evidence.
+
     An attack counts with the most images that it was run with, not with those that did it good: no attacker sees how
     many these are. (`setbacks` lists where more images did worse.) Which attack is best, only the results say, so that
     with few trials the best of several looks a little better than it is.
@@ -239,7 +241,7 @@ def cell(trials: dict[str, dict[str, dict[str, list]]], row: str, evidence: Iter
     due = {name for scheme, name, _ in units() if scheme == row and closure(ATTACKS[name].needs) <= have}
     for name in sorted(due):
         found += by_count(trials[row].get(name, {}), name)[-1:]
-    best = max(found, key=lambda one: (*rank(one), -one["count"]))
+    best = max(found, key=lambda one: (*rank(one), -one["count"], len(closure(ATTACKS[one["attack"]].needs))))
     return best | {"attacks": len(due) - 1, "not run": sorted(due - {one["attack"] for one in found})}
 
 

@@ -61,7 +61,7 @@ from mixerkey.training import initialize
 from mixerkey.vit import ViT
 
 SECRET = 5000  # test images from here on are secret; what attackers train has seen those before
-EXACT = 100.0  # dB, of an image that comes back exactly; an encrypted one has 8 to 10
+EXACT = 100.0  # dB, of an image that comes back exactly; one encrypted with the paper's key has 8 to 10
 JUDGED = 20  # images of each draw on which the decryption is judged
 TILES = 27  # every so many of the photographs' tiles, two dozen, decide between relatives of a key
 SEEDS = range(10)  # of trainings that the attacker tries
