@@ -9,7 +9,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
@@ -78,10 +78,7 @@ def replacing(path: str | Path, *, private: bool = False, exclusive: bool = Fals
             temporary.chmod(0o600 if private or mode is None else mode)
         yield temporary
         _flush(temporary)
-        if exclusive:
-            _place_new(temporary, path)
-        else:
-            os.replace(temporary, path)
+        _place(temporary, path, exclusive)
         with suppress(OSError):  # where a folder can't be opened, as on Windows
             _flush(path.parent)
     except OSError as error:
@@ -129,6 +126,17 @@ def _exists(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, "it exists already; move it away or choose another name", str(path))
 
 
+def _place(temporary: Path, path: Path, exclusive: bool) -> None:
+    if exclusive or not os.path.lexists(path):
+        try:
+            return _place_new(temporary, path)
+        except FileExistsError:
+            if exclusive:
+                raise
+    _check_place(path, exclusive=False)  # again: while this file was written, somebody may have put a key there
+    os.replace(temporary, path)
+
+
 def _place_new(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
@@ -148,6 +156,28 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def taking_turns(folder: str | Path) -> Iterator[None]:
+    """One process at a time in this block, of those that name the same folder; a kill ends its turn.
+
+    Where the system has no such lock, as on Windows, all are let in.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, taking_turns(folder):
+    ...     list(Path(folder).iterdir())
+    []
+    """
+    with ExitStack() as held:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def make_folder(path: str | Path) -> None:

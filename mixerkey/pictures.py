@@ -6,6 +6,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -195,17 +196,18 @@ def _on_black(image: Image.Image, exact: bool) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layers.size, "black"), layers).convert("L" if grey else "RGB")
 
 
-def write_picture(image: Tensor, path: Path) -> None:
+def write_picture(image: Tensor, path: Path, *, exclusive: bool = False) -> None:
     """Write uint8 (C, H, W) as a PNG, all or nothing.
 
     Raises:
+        FileExistsError: there is a key at `path`; or anything, if `exclusive`.
         ValueError: a name that does not end in .png.
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"write a .png, not {path.name}: a format that loses pixels could not be decrypted")
     pixels, stream = image.permute(1, 2, 0).numpy(), io.BytesIO()
     Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(stream, "PNG")
-    write_file(path, stream.getvalue())
+    write_file(path, stream.getvalue(), exclusive=exclusive)
 
 
 def convert_picture(
@@ -218,7 +220,8 @@ def convert_picture(
     """
     image = cipher(read_picture(source, channels, exact=True, png=png))
     if not target.exists():
-        return write_picture(image, target)
+        with suppress(FileExistsError):  # another run was faster
+            return write_picture(image, target, exclusive=True)
     try:
         found = read_picture(target, channels, exact=True)
     except ValueError as error:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixerkey.convmixer import PRETRAINED
-from mixerkey.files import read_json, write_json
+from mixerkey.files import read_json, taking_turns, write_json
 
 T = TypeVar("T")
 RECEIPTS = Path(str(files("mixerkey"))) / "receipts"  # in a checkout, where the experiments write
@@ -44,6 +44,8 @@ def load_receipt(name: str) -> dict:
 class Receipt:
     """Results in a JSON file that a run adds to as they come, and that a later run takes up again.
 
+    Of runs at the same time one goes on, and the others end with a ValueError when they would write.
+
     Args:
         path: the file; None keeps the results in memory.
         facts: all that the results depend on, such as digests of weights and data, ready for JSON; kept beside them.
@@ -64,7 +66,9 @@ class Receipt:
     def __init__(self, path: str | Path | None, facts: dict[str, object], **notes: object) -> None:
         self.path = None if path is None else Path(path)
         self.content: dict[str, Any] = json.loads(json.dumps(facts | notes))
+        self._in_file = b""  # when this run last read or wrote it
         if self.path is not None and self.path.exists():
+            self._in_file = self.path.read_bytes()
             found = read_json(self.path)
             for name in facts:
                 if found.get(name) != self.content[name]:
@@ -75,9 +79,21 @@ class Receipt:
             self.content = found | self.content
 
     def write(self) -> None:
-        """Write the file as it stands."""
-        if self.path is not None:
+        """Write the file as it stands.
+
+        Raises:
+            ValueError: another run has written to it meanwhile, whose results would be lost.
+        """
+        if self.path is None:
+            return
+        with taking_turns(self.path.parent):
+            if self.path.exists() and self.path.read_bytes() != self._in_file:
+                raise ValueError(
+                    f"another run has written to {self.path} meanwhile; run again, to go on from there, or choose "
+                    "another file or folder"
+                )
             write_json(self.path, self.content)
+            self._in_file = self.path.read_bytes()
 
     def once(self, name: str, run: Callable[[], T]) -> T:
         """The result of that name: the file's, or else what `run` returns, which is written."""

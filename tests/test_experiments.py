@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.cbook
@@ -216,6 +220,38 @@ def test_a_receipt_takes_up_trials_after_a_stop_at_any_of_them(tmp_path: Path) -
         "trials": {"defence": {"attack": [0, 1, 4, 9]}},
     }
     assert receipt.trials(("defence", "attack"), 2, run) == [0, 1]
+
+
+@pytest.mark.parametrize("before", [{}, {"old": 1}], ids=["new", "taken-up"])
+def test_of_runs_that_write_one_receipt_at_once_none_loses_what_another_found(
+    tmp_path: Path, before: dict[str, int]
+) -> None:
+    path = tmp_path / "runs" / "r.json"
+    for name, value in before.items():
+        Receipt(path, {}).once(name, partial(int, value))
+    start = threading.Barrier(8)
+
+    def run(n: int) -> list[str]:
+        receipt = Receipt(path, {})
+        start.wait()
+        return [receipt.once(name, partial(str, name)) for name in (f"{n}.0", f"{n}.1", f"{n}.2")]
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(run, n) for n in range(8)]
+    found = [name for run in runs if not run.exception() for name in run.result()]
+    assert len(found) == 3
+    stopped = [str(run.exception()) for run in runs if run.exception()]
+    assert all(re.match(r"another run has written to .*r\.json meanwhile; run again", words) for words in stopped)
+    assert json.loads(path.read_text()) == before | {name: name for name in found}
+    assert Receipt(path, {}).once("more", lambda: 1) == 1  # run again, it goes on
+
+
+def test_a_receipt_that_was_moved_away_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    receipt = Receipt(tmp_path / "r.json", {})
+    receipt.once("a", lambda: 1)
+    (tmp_path / "r.json").unlink()
+    receipt.once("b", lambda: 2)
+    assert json.loads((tmp_path / "r.json").read_text()) == {"a": 1, "b": 2}
 
 
 def test_a_sweep_is_shared_by_processes_and_reads_what_others_left(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from mixerkey import Key
-from mixerkey.files import parse_json, read_json, replacing, save_tensors, write_file, write_json
+from mixerkey.files import parse_json, read_json, replacing, save_tensors, taking_turns, write_file, write_json
 from mixerkey.key_files import load_key
 from mixerkey.keys import MatrixKey
 
@@ -180,6 +180,42 @@ def test_where_a_file_may_be_written_and_where_not(
     assert [p.name for p in tmp_path.rglob("*.part")] == []
 
 
+@pytest.mark.parametrize(
+    ("arrives", "problem"),
+    [
+        (a_key, "a key overwritten is a key lost"),
+        (a_key_of_matrices, "a key overwritten is a key lost"),
+        (a_key_saved_again, "a key overwritten is a key lost"),
+        (a_folder, "it is a folder"),
+        (a_link_to_a_pipe, "no regular file"),
+        (a_link, None),
+        (a_dangling_link, None),
+    ],
+)
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_what_arrives_while_a_file_is_written_is_as_safe_as_what_was_there_before(
+    tmp_path: Path, arrives: Callable[[Path], Path], problem: str | None, exclusive: bool
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    path = tmp_path / arrives(elsewhere).name
+    problem = "exists already" if exclusive else problem
+
+    def write() -> None:
+        with replacing(path, exclusive=exclusive) as temporary:
+            temporary.write_bytes(b"new")
+            arrives(tmp_path)
+
+    if problem is None:
+        write()
+        assert path.read_bytes() == b"new"
+        assert not path.is_symlink()
+    else:
+        with pytest.raises(OSError, match=problem):
+            write()
+        assert path.is_dir() or path.is_symlink() or load_key(path) is not None
+    assert list(tmp_path.glob(".*.part")) == []
+
+
 def test_modes(tmp_path: Path) -> None:
     old = os.umask(0o777)
     try:
@@ -286,6 +322,28 @@ def test_a_kill_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path: Path, e
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) > 50
+
+
+def test_processes_that_name_one_folder_take_turns_and_a_kill_ends_a_turn(tmp_path: Path) -> None:
+    holding = "with taking_turns(sys.argv[1]): print(1, flush=True); input()"
+    holding = f"import sys; from mixerkey.files import taking_turns\n{holding}"
+    first = subprocess.Popen([sys.executable, "-c", holding, tmp_path / "new"], stdin=-1, stdout=-1, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "1\n"
+    entered = threading.Event()
+
+    def second() -> None:
+        with taking_turns(tmp_path / "new"):
+            entered.set()
+
+    with taking_turns(tmp_path), ThreadPoolExecutor(1) as pool:  # another folder has turns of its own
+        waits = pool.submit(second)
+        assert not entered.wait(0.2)
+        first.kill()
+        waits.result()
+    first.communicate()
+    with taking_turns(__file__), taking_turns("/proc/none"):  # nothing to lock: whoever writes there hears why not
+        pass
 
 
 def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:

@@ -319,6 +319,26 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
         assert any(words in line for line in failed), words
 
 
+@pytest.mark.parametrize("other", [0, 1], ids=["the-same", "another"])
+def test_of_runs_into_one_folder_at_once_none_loses_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: int
+) -> None:
+    pictures(tmp_path / "in", 3)
+    out = tmp_path / "out"
+
+    def write_late(*given: Any, **options: Any) -> None:  # at the last moment another run is done with all of them
+        monkeypatch.undo()
+        assert convert_folder(tmp_path / "in", out, 1, lambda image: ~image ^ other) == (3, [])
+        write_picture(*given, **options)
+
+    monkeypatch.setattr("mixerkey.pictures.write_picture", write_late)
+    done, failed = convert_folder(tmp_path / "in", out, 1, lambda image: ~image)
+    assert (done, len(failed)) == ((0, 3) if other else (3, 0))
+    assert all("is another picture" in line for line in failed)
+    for path in out.rglob("*.*"):
+        assert torch.equal(read_picture(path, 1), ~read_picture(tmp_path / "in" / path.relative_to(out), 1) ^ other)
+
+
 def test_one_picture_does_not_take_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     KEYS["Key"].save("key.json")
