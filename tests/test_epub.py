@@ -97,6 +97,7 @@ def test_the_book_is_all_there(pages: dict[str, ElementTree.Element]) -> None:
         if not name.startswith("book/"):
             continue
         html = other.read_text(encoding="utf-8")
+        html = html.partition("<article")[2].partition("</article>")[0]  # the list of titles beside it repeats formulas
         assert len(list(page.iter(f"{MATHML}math"))) == html.count("<math "), name
         pictures = re.findall(r"<img[^>]*_images/[^>]*>", html)
         assert len([i for i in page.iter(f"{XHTML}img") if "_images/" in i.attrib["src"]]) == len(
