@@ -164,7 +164,10 @@ class Printed(SphinxPostTransform):
 
 
 class Joined(SphinxPostTransform):
-    """No line begins with the sign that follows a short formula; a long one goes on in the next line itself."""
+    """No line begins with the sign that follows a short formula, nor with a per cent sign.
+
+    A long formula goes on in the next line itself.
+    """
 
     default_priority = 20
     builders = PAGES
@@ -179,6 +182,10 @@ class Joined(SphinxPostTransform):
                     formula.replace_self(
                         nodes.inline("", "", formula.deepcopy(), nodes.Text(sign), classes=["unbroken"])
                     )
+        for text in list(self.document.findall(nodes.Text)):
+            as_it_is = (nodes.FixedTextElement, nodes.literal, nodes.math)
+            if "%" in text and not isinstance(text.parent, as_it_is):
+                text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d)\s(?=%)", "\N{NO-BREAK SPACE}", text)))
 
 
 def compress(picture: Path) -> Path:
