@@ -208,6 +208,14 @@ def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(browser: Browser, s
     assert dealt >= 5
 
 
+def test_no_line_begins_with_a_per_cent_sign() -> None:
+    """Cells show what they computed as it is, and alone."""
+    as_it_is = re.compile(r"<(pre|code|table|script|style)\b.*?</\1>", re.DOTALL)
+    texts = {name: as_it_is.sub("", (HTML / name).read_text()) for name in PAGES}
+    assert {name: found for name, text in texts.items() if (found := re.findall(r".*\d[ \n]%", text))} == {}
+    assert any("\N{NO-BREAK SPACE}%" in text for text in texts.values())
+
+
 def test_a_phone_says_that_a_figure_can_be_enlarged(browser: Browser, site: str) -> None:
     """Labels of ten points are down to five pixels there."""
     sign = "(e) => getComputedStyle(e, '::after').content"
