@@ -778,6 +778,34 @@ def talk(port: int, *parts: bytes) -> bytes:
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
 
 
+WHOLE = HEAD + b"Content-Length: 64\r\n\r\n" + bytes(64)
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n40\r\n" + bytes(64) + b"\r\n0\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        (b"Content-Length: 4\r\nTransfer-Encoding: chunked", "Content-Length and Transfer-Encoding"),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 77", "Content-Length and Transfer-Encoding"),
+        (b"Content-Length: 64\r\nContent-Type: image/png", "two of Content-Type"),
+        (b"Content-Length: 64\r\nContent-Encoding: identity\r\nContent-Encoding: gzip", "two of Content-Encoding"),
+        (b"Content-Length: 64\r\nKey-Id: 00d1f2e3a4b5c6d7\r\nKey-Id: 10d1f2e3a4b5c6d7", "two of Key-Id"),
+        (b"Content-Length: 64\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b", "two of Authorization"),
+        (b"Content-Length: 64\r\nContent-Type: application/octet-stream", ""),
+        (b"Content-Length: 64\r\nX-Forwarded-For: ::1\r\nX-Forwarded-For: ::2", ""),
+    ],
+)
+def test_what_a_proxy_may_read_otherwise_is_refused_and_nothing_after_it_is_answered(
+    port: int, headers: bytes, said: str
+) -> None:
+    body = CHUNKED.partition(b"\r\n\r\n")[2] if b"chunked" in headers else bytes(64)
+    received = talk(port, HEAD + headers + b"\r\n\r\n" + body + HEALTH)
+    statuses = [int(answer[:3]) for answer in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == ([400] if said else [200, 200])
+    assert said.encode() in received
+
+
 def test_a_slow_body_is_a_408(port: int) -> None:
     answer = talk(port, HEAD + b"Content-Length: 64\r\n\r\n", bytes(10))
     assert answer.startswith(b"HTTP/1.1 408")

@@ -29,11 +29,12 @@ HEADERS = {  # the page loads nothing from elsewhere and talks to nobody else
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+SAID_ONCE = {b"authorization", b"content-encoding", b"content-type", b"key-id"}
 log = logging.getLogger("mixerkey.parties")
 
 
 class Gate:
-    """Answers to its own names only, writes one line of log for each request, and sets the security headers.
+    """Answers to its own names only and to what means one thing; logs a line a request, and sets the security headers.
 
     A page elsewhere whose name is made to point here (DNS rebinding) is refused: it comes with that name. The log has
     no header, no body, no address, and of the path only the route. HEAD is GET without its body. The prefix under
@@ -62,12 +63,12 @@ class Gate:
         path = scope["path"] if scope["path"].startswith(f"{self.prefix}/") else self.prefix + scope["path"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "root_path": self.prefix, "path": path}
         try:
-            if known(dict(scope["headers"]).get(b"host", b"").decode("latin-1"), self.names):
-                await self.app(scope, receive, sending)
-            else:
-                await JSONResponse({"detail": "this provider has another name: serve --name"}, 421)(
-                    scope, receive, sending
-                )
+            answer = self.app
+            if not known(dict(scope["headers"]).get(b"host", b"").decode("latin-1"), self.names):
+                answer = JSONResponse({"detail": "this provider has another name: serve --name"}, 421)
+            elif twice := said_twice(scope["headers"]):
+                answer = JSONResponse({"detail": f"the request has {twice}; say it once"}, 400, {"Connection": "close"})
+            await answer(scope, receive, sending)
         except Exception:
             log.exception("a fault of the provider")
             if not status:
@@ -82,6 +83,20 @@ class Gate:
                 "ms": round(1000 * (time.perf_counter() - started), 1),
             }
             log.info("request", extra={"fields": fields})
+
+
+def said_twice(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What a request says in two ways, of which a proxy before the provider may take the other; "" if nothing.
+
+    >>> said_twice([(b"content-length", b"4"), (b"transfer-encoding", b"chunked")])
+    'Content-Length and Transfer-Encoding'
+    >>> said_twice([(b"key-id", b"00d1f2e3a4b5c6d7"), (b"key-id", b"4b5c6d700d1f2e3a")])
+    'two of Key-Id'
+    """
+    said = Counter(name for name, _ in set(headers))
+    if said.keys() >= {b"content-length", b"transfer-encoding"}:
+        return "Content-Length and Transfer-Encoding"
+    return next((f"two of {name.decode().title()}" for name in sorted(SAID_ONCE) if said[name] > 1), "")
 
 
 def known(host: str, names: set[str]) -> bool:

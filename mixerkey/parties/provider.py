@@ -54,7 +54,7 @@ HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 DAY = 24 * 60 * 60  # seconds
 PASS = 2**22  # pixel values that go through a network at a time
 PROBLEMS = {
-    400: "several models are served, and no Key-Id says which; or the request is no HTTP",
+    400: "several models are served, and no Key-Id says which; or the request is no HTTP, or says a thing twice",
     401: "no token, or a wrong one",
     404: "no model is served for this key id",
     408: "the body did not arrive in time",
