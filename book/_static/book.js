@@ -28,10 +28,10 @@ function deal(box) {
 }
 
 addEventListener("load", () => {
-  const watch = new ResizeObserver((boxes) => boxes.forEach(({ target }) => reach(target)));
+  const watch = new ResizeObserver((parts) => parts.forEach(({ target }) => reach(target.closest(SCROLLERS))));
   for (const box of document.querySelectorAll(SCROLLERS)) {
     reach(box);
-    watch.observe(box); // a window, or a fold that opens
+    for (const part of [box, ...box.children]) watch.observe(part); // a window, a fold that opens, a font that arrives
   }
 });
 
