@@ -105,15 +105,15 @@ def round_off(mixed: Tensor, found: Recovery[MatrixKey]) -> Recovery[MatrixKey]:
     """
     M, C = found.key.patch_size, found.key.channels
     y = segment(mixed.double(), M).flatten(0, 2)  # (blocks, p_b), mixed pixels of -1 to 1
+    y = y[y.norm(dim=1).argsort()]  # the greyest first: an orthogonal matrix keeps norms
     T = found.key.matrix().double()
     count = 3 * len(T)
     while count < WIDEN * min(len(y), MOST):
         for _ in range(TURNS):
-            before, x = T, y @ T.T
-            greyest = x.norm(dim=1).argsort()[:count]
-            off, whole = _rounded(x[greyest])
+            before, greyest = T, y[:count]
+            off, whole = _rounded(greyest @ T.T)
             sure = off <= max(CLOSE, float(off.sort().values[min(len(off) - 1, 2 * len(T))]))
-            T = procrustes(whole[sure], y[greyest][sure], M, C).key.matrix()
+            T = procrustes(whole[sure], greyest[sure], M, C).key.matrix()
             if (T - before).abs().max() < 1e-9:
                 break
         count = int(count * WIDEN)

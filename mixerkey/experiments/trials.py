@@ -264,8 +264,12 @@ def positions(case: Case) -> Found:
 
 def positions_and_labels(case: Case) -> Found:
     """Labelled pictures say which way round the grid is."""
-    found = cast(Recovery, positions(case))
-    return _most_accurate(case, [found.key, *(turned.then(found.key) for turned in found.ambiguous)])
+    return _most_accurate(case, _all(cast(Recovery, positions(case))))
+
+
+def _all(found: Recovery) -> list[BlockKey]:
+    """The key, and those that are as likely."""
+    return [found.key, *(change.then(found.key) for change in found.ambiguous)]
 
 
 def _most_accurate(case: Case, keys: list[BlockKey]) -> Recovery:
@@ -280,9 +284,8 @@ def moments_and_positions(public: str, case: Case) -> Found:
     A picture that is mirrored within blocks alone is torn at their borders. The two are turned alike; labelled pictures
     say how.
     """
-    encrypted, place = case.ciphertexts(), cast(Recovery, positions(case))
+    encrypted, turns = case.ciphertexts(), _all(cast(Recovery, positions(case)))
     within = _moments(public, case, encrypted)
-    turns = [place.key, *(turned.then(place.key) for turned in place.ambiguous)]
     keys = [g.then(within.key).then(turn) for g in relatives(4, 3)[:16:2] for turn in turns]
     natural = [naturalness(decrypt_images(encrypted, key), prior(public, 4)) for key in keys]
     likely = [keys[k] for k in torch.tensor(natural).topk(len(turns)).indices.tolist()]
