@@ -6,15 +6,18 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 import yaml
 from hypothesis import settings
-from playwright.sync_api import Browser, sync_playwright
 
 from mixerkey.data import cifar10_available
 from tools.browser import ARGUMENTS, chromium, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -51,6 +54,8 @@ def browser() -> Iterator[Browser]:
     """
     if (path := chromium()) is None:
         pytest.skip("needs Chromium: apt install chromium")
+    from playwright.sync_api import sync_playwright  # not where no test opens a page
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser

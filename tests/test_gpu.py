@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from dataclasses import replace
 from functools import partial
@@ -81,3 +83,11 @@ def test_what_a_machine_with_a_gpu_trains(tmp_path: Path, capsys: pytest.Capture
 def test_without_a_gpu_it_says_so() -> None:
     with pytest.raises(SystemExit, match="no GPU here"):
         gpu.main([])
+
+
+def test_it_asks_for_nothing_that_builds_or_opens_the_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules |= dict.fromkeys(['playwright', 'sphinx'])\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    run = subprocess.run
+    monkeypatch.setattr(gpu.subprocess, "run", lambda command, cwd: run([*command, "--collect-only"], cwd=cwd))
+    assert gpu.verify() == 0
