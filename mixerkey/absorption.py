@@ -49,8 +49,8 @@ def encrypt_model(
     With the paper's key, row k of the new matrix is row v_k of E (Eq. 8), with its sign reversed where r_k = 1 (Eq. 9).
     In general E' = T⁻¹ E, so that (x T)(T⁻¹ E) = x E; for a signed permutation T⁻¹ = Tᵀ, and nothing is rounded.
 
-    Networks trained with other means and deviations go through `mixerkey.renormalize` first, whose new bias then gives
-    the flips away: train with mean 1/2 where the key matters.
+    Networks trained with other means and deviations go through `mixerkey.renormalize` first, whose new bias can then
+    give the flips away: train with mean 1/2 where the key matters.
 
     Args:
         model: any module whose images enter through a patch embedding that fits the key: a Conv2d with kernel_size ==
@@ -161,6 +161,8 @@ def decrypt_model(
     image_size: tuple[int, int] | None = None,
 ) -> Model:
     """Undo `encrypt_model` with the same key: exactly, for keys that move pixels; rows are moved and negated only.
+
+    After a key for each place the embedding stays one with a matrix for each place, now all the same.
 
     Whether the key was the right one cannot be known from the matrix, since any is as good: try the accuracy.
 
@@ -514,7 +516,9 @@ def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:
             and max(module.kernel_size) > 1
         ]
         reason = (
-            "its convolutions see which blocks are neighbours" if fixed else "its positions are computed, not learned"
+            "its convolutions see which blocks are neighbours"
+            if fixed
+            else "its positions are not a learned vector for each of these places, but computed, resampled or relative"
         )
         return (
             f"the network does not absorb this order of blocks: {reason}. It needs {BlockOrder.needs}; "

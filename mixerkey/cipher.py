@@ -152,7 +152,9 @@ def _each(function, x: Tensor, keys: Sequence[BlockKey], *options: Any) -> Tenso
         raise ValueError("some keys move pixels and some mix them, which gives images of two kinds; take them apart")
     if len(keys) != len(x):
         raise ValueError(f"need one key for each image; got {len(keys)} keys and {len(x)} images")
-    return torch.stack([function(image, key, *options) for image, key in zip(x, keys, strict=True)]) if len(x) else x
+    if not len(x):
+        return normalize(x).to(*options) if function is network_input else x
+    return torch.stack([function(image, key, *options) for image, key in zip(x, keys, strict=True)])
 
 
 def _check_dense(x: Tensor) -> None:

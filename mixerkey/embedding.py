@@ -37,7 +37,11 @@ class UnsharedEmbedding(nn.Module):
         """Images (N, C, H, W) of h · w patches -> (N, d, h, w)."""
         from mixerkey.blocks import segment
 
-        z = torch.einsum("nijp,dijp->ndij", segment(x, self.patch_size), self.weight)
+        blocks = segment(x, self.patch_size)
+        if blocks.shape[1:3] != self.weight.shape[1:3]:
+            (h, w), (rows, columns) = self.weight.shape[1:3], blocks.shape[1:3]
+            raise ValueError(f"the embedding is for {h} × {w} patches, got images of {rows} × {columns}")
+        z = torch.einsum("nijp,dijp->ndij", blocks, self.weight)
         return z if self.bias is None else z + self.bias[:, None, None]
 
 
@@ -99,13 +103,14 @@ def set_patch_matrix(model: Model, E: Tensor, *, layer: str | None = None) -> Mo
 def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, layer: str | None = None) -> Model:
     """A copy of the model that takes images normalised by mean 1/2 and deviation 1/2 instead of by its own.
 
-    Most published networks take (p - μ_c) / σ_c for a pixel p of channel c, on which a flip is no sign. Their patch
+    Many published networks take (p - μ_c) / σ_c for a pixel p of channel c, on which a flip is no sign. Their patch
     embedding absorbs the difference, exactly: with n = 2p - 1, (p - μ) / σ = n / 2σ + (1/2 - μ) / σ. So rows of channel
     c are divided by 2σ_c, and the bias grows by the sum of all rows, each times (1/2 - μ_c) / σ_c.
 
     The answers are kept, a key is not: once encrypted, the new bias is b + Σ s_k (1 - 2 μ_c) E'(k, :), c being the
-    channel that place k came from (Eq. 4a), so with the published means the pseudo-inverse of E' reads flips and
-    channels off it, the better the smaller b is. Where the key matters, train with mean 1/2.
+    channel that place k came from (Eq. 4a), so with the published means the pseudo-inverse of E' can read flips and
+    channels off it, the better the smaller b is and the more filters there are for each row. Where the key matters,
+    train with mean 1/2.
 
     Args:
         model: as in `patch_matrix`; not modified.

@@ -8,10 +8,10 @@ key                   what it does                          who proposed it for 
 ===================== ===================================== ============================
 `Key`                 moves and flips pixels, one T for all Iijima and Kiya, 2022
 `Shuffle`, `Flips`    one of the two steps alone
-`MatrixKey`           mixes pixels by any invertible matrix Aso, Chuman and Kiya, 2023
+`MatrixKey`           mixes pixels by a matrix; orthogonal: Aso, Chuman and Kiya, 2023
 `PatchKeys`           a key of its own for each place       Lin, Imaizumi and Kiya, 2024
-`BlockOrder`          moves whole blocks                    Kiya, Iijima et al., 2022
-`ScrambledKey`        first within blocks, then whole ones  Kiya, Iijima et al., 2022
+`BlockOrder`          moves whole blocks                    Kiya, Iijima et al., 2023
+`ScrambledKey`        first within blocks, then whole ones  Kiya, Iijima et al., 2023
 ===================== ===================================== ============================
 """
 
@@ -92,12 +92,13 @@ class BlockKey(ABC):
 
         Args:
             blocks: block image (..., H / M, W / M, p_b), such as `mixerkey.blocks.segment` gives. Floating point; keys
-                that move pixels also take integers.
+                that move pixels also take signed integers.
 
         Returns:
             same shape, dtype and device.
 
         Raises:
+            TypeError: unsigned integers for a key that flips, or any for one that mixes.
             ValueError: the grid of blocks is not the one that the key was made for.
         """
 
@@ -179,7 +180,7 @@ class BlockKey(ABC):
         return self
 
     def __eq__(self, other: object) -> bool:
-        """Equal when they do the same to the same blocks, whether or not one of them is of a narrower kind."""
+        """Equal numbers in the same form; `Key`, `Shuffle` and `Flips` have that of a signed permutation."""
         if not isinstance(other, BlockKey):
             return NotImplemented
         return self._content() == other._content()
@@ -256,6 +257,8 @@ class SignedPermutation(BlockKey):
 
     def act(self, blocks: Tensor) -> Tensor:
         """± x(v_k) (Eq. 4, and Eq. 7: on normalised pixels a flip is a sign)."""
+        if not blocks.dtype.is_signed:
+            raise TypeError(f"act takes normalised pixels, got {blocks.dtype}; encrypt_images takes pictures")
         signs = (1 - 2 * self.flips.int()).to(blocks)
         return blocks[..., self.permutation.to(blocks.device)] * signs
 
@@ -469,6 +472,8 @@ class MatrixKey(BlockKey):
 
     def act(self, blocks: Tensor) -> Tensor:
         """x T, in the dtype of the blocks."""
+        if not blocks.is_floating_point():
+            raise TypeError(f"act takes normalised pixels, got {blocks.dtype}; encrypt_images takes pictures")
         return blocks @ self._secret.T.to(blocks)
 
     def inverse(self) -> MatrixKey:
@@ -736,8 +741,8 @@ class ScrambledKey(BlockKey):
 class KeySchedule:
     """A key per image: key number n comes from one secret and the public number n, by HKDF-SHA256 (RFC 5869).
 
-    Whoever has the secret can make every key; whoever has some of the keys can make no other. The numbers may be
-    known to all, but a number must not be used for two images.
+    Whoever has the secret can make every key; whoever has some of the keys can, as far as anybody knows, only guess the
+    others. The numbers may be known to all, but a number must not be used for two images.
 
     Args:
         secret: at least 16 bytes that nobody can guess, such as `generate` draws.
@@ -769,6 +774,8 @@ class KeySchedule:
     def generate(cls, patch_size: int, channels: int) -> KeySchedule:
         """A schedule from 256 bits of the operating system's entropy."""
         return cls(secrets.token_bytes(32), patch_size, channels)
+
+    __iter__ = None  # there are keys without end
 
     def __getitem__(self, number: int) -> Key:
         """The key of image `number`, 0 or larger."""
@@ -846,7 +853,7 @@ class _Matrix:
     """A matrix that compares and hashes by its numbers."""
 
     def __init__(self, T: Tensor) -> None:
-        self.T = T
+        self.T = T + 0.0  # no zero is negative, so that equal matrices have equal bytes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Matrix) and torch.equal(self.T, other.T)

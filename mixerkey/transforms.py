@@ -103,7 +103,8 @@ class EncryptedDataset(Dataset):
 
     Args:
         dataset: with a length; of each item, such as (image, label) or a dict, all images are encrypted: see `Encrypt`.
-        key: of any kind, the path of its file, or a `KeySchedule`, whose key number i encrypts item i.
+        key: of any kind, the path of its file, or a `KeySchedule`, whose key number i encrypts item i: each
+            data set, and each epoch of random crops, needs a schedule of its own, since a number is not used twice.
 
     Raises:
         TypeError: when an item is taken that holds no image, or what is neither image nor label; or an index that is

@@ -430,3 +430,7 @@ def test_tool_writes_the_stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(stubs, "BOOK", tmp_path)
     stubs.main()
     assert json.loads((tmp_path / f"{stem}.ipynb").read_text(encoding="utf-8")) == json.loads(original)
+
+
+def test_a_high_rectangle_is_no_square() -> None:
+    assert not check.absorbed_orders(lambda h, w: min(h * w, 2) if min(h, w) == 1 else 8 if h >= w else 4)

@@ -287,6 +287,7 @@ def test_inverse_keys_decrypt_and_others_do_not(digits: tuple[Tensor, Tensor]) -
             PatchKeys(others, (4, 4))
 
 
+GREY_LEVELS = torch.zeros(1, 1, 4, dtype=torch.uint8)
 NO_BYTES: list[Any] = ["a passphrase of many words", 32, None, list(range(32)), torch.zeros(32)]
 
 
@@ -309,7 +310,10 @@ NO_BYTES: list[Any] = ["a passphrase of many words", 32, None, list(range(32)), 
             "different grids",
         ),
         (lambda: BlockOrder.generate(2, 1, (2, 2)).act(torch.zeros(4, 4, 4)), ValueError, "images of another size"),
+        (lambda: Key.generate(2, 1).act(GREY_LEVELS), TypeError, "encrypt_images takes pictures"),
+        (lambda: MatrixKey.orthogonal(2, 1).act(GREY_LEVELS), TypeError, "encrypt_images takes pictures"),
         (lambda: KeySchedule(b"short", 2, 1), ValueError, "at least 16 bytes"),
+        (lambda: list(KeySchedule(bytes(16), 2, 1)), TypeError, "not iterable"),  # type: ignore[call-overload]
         (lambda: KeySchedule(bytes(16), 2, 1)[-1], ValueError, "not be negative"),
         *((lambda x=x: KeySchedule(x, 2, 1), TypeError, "the secret must be bytes") for x in NO_BYTES),
         (
@@ -353,6 +357,8 @@ def test_no_convolution_absorbs_keys_per_patch_but_an_unshared_embedding_does(di
     unshared = torch.stack([patch_matrix(encrypt_model(model, key)) for key in keys]).reshape(4, 4, *E.shape)
     z = torch.einsum("nijp,ijpd->nijd", segment(normalize(hidden), 2), unshared)
     assert torch.allclose(z, segment(normalize(x), 2) @ E, atol=1e-5)
+    with pytest.raises(ValueError, match="for 4 × 4 patches, got images of 1 × 1"):
+        encrypt_model(model, PatchKeys(keys, (4, 4)))[0](x[:1, :, :2, :2].float())
 
 
 def test_a_key_per_image_works_only_with_a_network_per_image(digits: tuple[Tensor, Tensor]) -> None:
@@ -370,6 +376,16 @@ def test_orthogonal_matrices_are_orthogonal_and_reproducible(shape: tuple[int, i
     assert torch.allclose(Q @ Q.T, torch.eye(len(Q), dtype=Q.dtype), atol=1e-12)
     assert torch.equal(Q, MatrixKey.orthogonal(*shape, seed).matrix())
     assert MatrixKey.orthogonal(*shape) != MatrixKey.orthogonal(*shape) or shape == (1, 1)
+
+
+def test_equal_matrices_are_one_key() -> None:
+    assert len({MatrixKey(torch.tensor([[1.0, zero], [0.0, 1.0]]), 1, 2) for zero in (0.0, -0.0)}) == 1
+
+
+def test_no_images_are_no_pixels() -> None:
+    none = torch.zeros(0, 1, 4, 4, dtype=torch.uint8)
+    assert network_input(none, []).dtype == network_input(none).dtype == torch.float32
+    assert encrypt_images(none, []).dtype == torch.uint8
 
 
 def test_orthogonal_matrices_prefer_no_sign() -> None:

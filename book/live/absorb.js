@@ -9,7 +9,7 @@ export const ABSORBED = {
     "key within blocks": [[0], "The first layer is a matrix, so E takes the inverse of T. No block has moved, and nothing else needs to know."],
     "matrix within blocks": [[0], "E takes the inverse of T, up to the rounding of floats. Nothing else changes."],
     "mirror image of the grid": [[2], "In the mirror image of a map, the mirrored kernels see what the old ones saw."],
-    "any order of blocks": [[], "The kernels look at neighbours, and the neighbours are gone. No other kernels make up for it."],
+    "any order of blocks": [[], "The kernels look at neighbours, and the neighbours are gone. Kernels of any values have no others that make up for it."],
     "key and any order": [[], "The embedding could take the key. The kernels cannot take the order."],
   },
   "ViT": {
@@ -64,7 +64,7 @@ class AbsorbFigure extends HTMLElement {
     const [changed, why] = ABSORBED[this.#chosen("Network")][this.#chosen("Change of the picture")];
     this.parts.forEach((part, index) => part.classList.toggle("live-result", changed.includes(index)));
     const where = changed.map((index) => PARTS[index]).join(" and ");
-    this.says.textContent = changed.length ? `Absorbed, exactly, by the ${where}. ${why}` : `Not absorbed. ${why}`;
+    this.says.textContent = changed.length ? `Absorbed by the ${where}. ${why}` : `Not absorbed. ${why}`;
   }
 }
 customElements.define("mixer-absorb", AbsorbFigure);

@@ -48,9 +48,9 @@ def reorder_mixing(W1: Tensor, W2: Tensor, c2: Tensor, order: Tensor) -> tuple[T
 
 
 def grids(g: Generator) -> list[tuple[int, int]]:
-    """Rows and columns: squares, rectangles, a column, a row, a single place."""
+    """Rows and columns: squares, a wide and a high rectangle, a column, a row, a single place."""
     a, b, c, d, e = (2 + draw(g, 99) for _ in range(5))
-    return [(8, 8), (a, a), (b, b + c), (d, 1), (1, e), (1, 1)]
+    return [(8, 8), (a, a), (b, b + c), (b + c, b), (d, 1), (1, e), (1, 1)]
 
 
 @checker(
