@@ -36,16 +36,22 @@ def visit(browser: Browser, url: str, **options: object) -> Visit:
     context = browser.new_context(service_workers="block", **options)  # type: ignore[arg-type]
     page = context.new_page()
     requests: list[Request] = []
+    ended: list[Request] = []
     responses: list[Response] = []
     failed, errors = [], []
     page.on("request", lambda request: requests.append(request))
     page.on("response", lambda response: responses.append(response))
     page.on("requestfailed", lambda request: failed.append(f"{request.url}: {request.failure}"))
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda request: ended.append(request))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
     page.evaluate(SCROLL)
-    page.wait_for_load_state("networkidle")
+    known = 0
+    while not known == len(requests) == len(ended):  # until half a second brings nothing new
+        known = len(requests)
+        page.wait_for_timeout(500)
     failed += [f"{response.url}: {response.status}" for response in responses if response.status >= 400]
     loaded = [response for response in responses if response.ok and response.url.startswith("http")]
     size = sum(int(response.headers["content-length"]) for response in loaded)  # for a body one may wait for ever
