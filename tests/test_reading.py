@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fontTools.ttLib import TTFont
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from conftest import ROOT
 from tools.browser import ARGUMENTS, chromium
@@ -19,6 +22,7 @@ from tools.claims import load
 HTML = ROOT / "_build" / "html"
 pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
 PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html"))
+OTHERS = ["search.html", "genindex.html", "prf-prf.html", "py-modindex.html"]
 WAYS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 
 # Every picture that is seen is asked for and waited for; then the faults, in words.
@@ -149,18 +153,6 @@ FAULTS = r"""async () => {
 }"""
 
 
-@pytest.mark.parametrize(("width", "theme"), WAYS)
-def test_no_page_has_a_fault_of_layout(browser: Browser, site: str, width: int, theme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
-    page, found = context.new_page(), []
-    for name in PAGES:
-        page.goto(site + name)
-        found += [f"{name}: {fault}" for fault in page.evaluate(FAULTS)]
-    context.close()
-    assert found == []
-
-
 # All is unfolded, and browsers say when something has another size before they draw.
 UNFOLDED = r"""async () => {
   await document.fonts.ready;
@@ -175,7 +167,8 @@ TABLES = r"""() => {
     const cut = box.scrollWidth > box.clientWidth + 1, cards = table.matches(".cards");
     if (cut && innerWidth < 640) found.push(`scrolls on a phone: ${name}`);
     if (cards && innerWidth > 640) found.push(`cards on a desk: ${name}`);
-    if (cut !== (box.tabIndex === 0)) found.push(`out of reach: ${name}`);
+    if (cut && box.tabIndex !== 0) found.push(`out of reach: ${name}`);
+    if (!box.tabIndex && box.scrollWidth <= box.clientWidth) found.push(`nothing to scroll: ${name}`);
     if (cards) for (const cell of table.querySelectorAll("tbody > tr > *")) {
       const title = getComputedStyle(cell, "::before").content;
       const column = table.querySelectorAll("thead th")[cell.cellIndex];
@@ -185,48 +178,6 @@ TABLES = r"""() => {
   }
   return found;
 }"""
-
-
-def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(browser: Browser, site: str) -> None:
-    page, dealt = browser.new_page(), 0
-    for name in PAGES:
-        page.set_viewport_size({"width": 390, "height": 900})
-        page.goto(site + name)
-        page.evaluate(UNFOLDED)
-        assert page.evaluate(TABLES) == [], name
-        cards = page.locator("table.cards")
-        for table in cards.all():  # who listens still hears a table
-            header, rows = table.get_by_role("columnheader").all_text_contents(), table.get_by_role("row")
-            assert rows.count() == table.locator("tr").count() >= 2
-            assert len(header) == rows.last.locator("td, th").count() == len(set(header)), name
-            assert table.get_by_role("cell").count() >= (rows.count() - 1) * (len(header) - 1)
-        dealt += cards.count()
-        page.set_viewport_size({"width": 1280, "height": 900})
-        page.evaluate(UNFOLDED)
-        assert page.evaluate(TABLES) == [], name
-    page.close()
-    assert dealt >= 5
-
-
-def test_no_line_begins_with_a_per_cent_sign() -> None:
-    """Cells show what they computed as it is, and alone."""
-    as_it_is = re.compile(r"<(pre|code|table|script|style)\b.*?</\1>", re.DOTALL)
-    texts = {name: as_it_is.sub("", (HTML / name).read_text()) for name in PAGES}
-    assert {name: found for name, text in texts.items() if (found := re.findall(r"\d[ \n]%.{0,40}", text))} == {}
-    assert any("\N{NO-BREAK SPACE}%" in text for text in texts.values())
-
-
-def test_a_phone_says_that_a_figure_can_be_enlarged(browser: Browser, site: str) -> None:
-    """Labels of ten points are down to five pixels there."""
-    sign = "(e) => getComputedStyle(e, '::after').content"
-    page = browser.new_page()
-    for width, media, expected in ((390, "screen", '"Enlarge"'), (390, "print", "none"), (1280, "screen", "none")):
-        page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(media=media)  # type: ignore[arg-type]
-        page.goto(site + "book/patch-embedding.html")
-        links = page.locator("a.full-size:visible")
-        assert {link.evaluate(sign) for link in links.all()} == {expected}
-    page.close()
 
 
 # Every control in turn takes the focus, as a keyboard gives it.
@@ -257,31 +208,6 @@ CUT_ON_PAPER = r"""() => {
   return [["cut", cut], ["faded", faded], ["no title", untitled], ["a button", buttons], ["no room to write", narrow]]
     .flatMap(([fault, boxes]) => boxes.map((box) => `${fault}: ${name(box)}`));
 }"""
-
-
-def test_paper_cuts_nothing_and_has_titles_and_room(browser: Browser, site: str) -> None:
-    """A4 with the browser's margins of 1 cm."""
-    page, found = browser.new_page(viewport={"width": 718, "height": 1000}), []
-    page.emulate_media(media="print")
-    for name in PAGES:
-        page.goto(site + name)
-        page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        found += [f"{name}: {fault}" for fault in page.evaluate(CUT_ON_PAPER)]
-    page.close()
-    assert found == []
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_control_shows_that_it_has_the_focus(browser: Browser, site: str, width: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    found = []
-    for name in [*PAGES, "search.html", "genindex.html", "prf-prf.html"]:
-        page.goto(site + name)
-        found += [f"{name}: {fault}" for fault in page.evaluate(UNSEEN_FOCUS)]
-    page.close()
-    assert found == []
-
-
 # Each "Fig. n" of the text, and the address of the link that it stands in.
 MENTIONS = r"""() => {
   const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT), found = [];
@@ -296,6 +222,102 @@ MENTIONS = r"""() => {
   }
   return found;
 }"""
+
+
+# Wider than the window, before anything is unfolded.
+SIDEWAYS = """() => {
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  return wide > 0 ? [`scrolls sideways by ${wide} px`] : [];
+}"""
+Found = dict[str, dict[str, list[Any]]]  # of each page, what each question found
+
+
+def look(page: Page, name: str, width: int, theme: str) -> dict[str, list[Any]]:
+    """All that several tests judge, of a page that is loaded once; what changes it comes last."""
+    text = name in PAGES  # the indexes and the search have none
+    found = {"layout": page.evaluate(FAULTS)} if text else {}
+    if theme == "dark":
+        return found
+    found |= {"mentions": page.evaluate(MENTIONS)} if text else {}
+    found |= {"sideways": page.evaluate(SIDEWAYS), "focus": page.evaluate(UNSEEN_FOCUS)}
+    if text and width == 1280:  # A4 with the browser's margins of 1 cm
+        page.set_viewport_size({"width": 718, "height": 1000})
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        found["paper"] = page.evaluate(CUT_ON_PAPER)
+        page.emulate_media(media="screen")
+    elif text:
+        page.evaluate(UNFOLDED)
+        found["phone"] = page.evaluate(TABLES)
+        found["cards"] = [  # what who listens hears, and what is there
+            {role: table.get_by_role(role).count() for role in ("row", "cell")}
+            | {
+                "header": table.get_by_role("columnheader").all_text_contents(),
+                "tr": table.locator("tr").count(),
+                "last": table.get_by_role("row").last.locator("td, th").count(),
+            }
+            for table in page.locator("table.cards").all()
+        ]
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.evaluate(UNFOLDED)
+        found["desk"] = page.evaluate(TABLES)
+    return found
+
+
+@pytest.fixture(scope="module")
+def walk(browser: Browser, site: str) -> Callable[[int, str], Found]:
+    """What is found on all pages, at one width and in one theme."""
+
+    @cache
+    def through(width: int, theme: str) -> Found:
+        context = browser.new_context()
+        context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        page, found = context.new_page(), {}
+        for name in [*PAGES, *OTHERS]:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(site + name)
+            found[name] = look(page, name, width, theme)
+        context.close()
+        return found
+
+    return through
+
+
+def faults(found: Found, question: str) -> list[str]:
+    return [f"{name}: {fault}" for name, answers in found.items() for fault in answers.get(question, [])]
+
+
+@pytest.mark.parametrize(("width", "theme"), WAYS)
+def test_no_page_has_a_fault_of_layout(walk: Callable[[int, str], Found], width: int, theme: str) -> None:
+    assert faults(walk(width, theme), "layout") == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_scrolls_sideways(walk: Callable[[int, str], Found], width: int) -> None:
+    assert faults(walk(width, "light"), "sideways") == []
+
+
+def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(walk: Callable[[int, str], Found]) -> None:
+    found = walk(390, "light")
+    assert faults(found, "phone") == faults(found, "desk") == []
+    cards = [(name, heard) for name in PAGES for heard in found[name]["cards"]]
+    for name, heard in cards:
+        header = heard["header"]
+        assert heard["row"] == heard["tr"] >= 2
+        assert len(header) == heard["last"] == len(set(header)), name
+        assert heard["cell"] >= (heard["row"] - 1) * (len(header) - 1)
+    assert len(cards) >= 5
+
+
+def test_paper_cuts_nothing_and_has_titles_and_room(walk: Callable[[int, str], Found]) -> None:
+    assert faults(walk(1280, "light"), "paper") == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_control_shows_that_it_has_the_focus(walk: Callable[[int, str], Found], width: int) -> None:
+    assert faults(walk(width, "light"), "focus") == []
+
+
 LED_TO = """() => {
   const target = document.querySelector(":target");
   const words = target.querySelector(":scope > figcaption") ?? target.closest("section").querySelector("h1, h2, h3");
@@ -303,33 +325,54 @@ LED_TO = """() => {
 }"""
 
 
-def test_every_figure_that_the_text_names_is_led_to(browser: Browser, site: str) -> None:
+def test_every_figure_that_the_text_names_is_led_to(
+    walk: Callable[[int, str], Found], browser: Browser, site: str
+) -> None:
     """Those of the book to the figure of that number, those of the paper to the claims ledger, and the words say so."""
-    page, mentions = browser.new_page(), set[tuple[str, str]]()
-    for name in PAGES:
-        page.goto(site + name)
-        for figure, url, whose in page.evaluate(MENTIONS):
-            mentions.add((figure, url))
+    mentions = set[tuple[str, str]]()
+    for name, found in walk(1280, "light").items():
+        for figure, url, whose in found.get("mentions", []):
+            mentions.add((url, figure))
             assert name == "book/claims.html" or bool(whose) == ("claims.html#" in url), f"{name}: whose {figure}?"
     assert len(mentions) >= 8
-    for figure, url in sorted(mentions):
+    page = browser.new_page()
+    for url, figure in sorted(mentions):  # so that a page is loaded once
         assert url, f"{figure} leads nowhere"
-        page.goto("about:blank")
         page.goto(url)
         assert re.search(rf"{re.escape(figure)}\b", page.evaluate(LED_TO)), f"{figure} leads to {url}"
+    page.close()
+
+
+def test_no_line_begins_with_a_per_cent_sign() -> None:
+    """Cells show what they computed as it is, and alone."""
+    as_it_is = re.compile(r"<(pre|code|table|script|style)\b.*?</\1>", re.DOTALL)
+    texts = {name: as_it_is.sub("", (HTML / name).read_text()) for name in PAGES}
+    assert {name: found for name, text in texts.items() if (found := re.findall(r"\d[ \n]%.{0,40}", text))} == {}
+    assert any("\N{NO-BREAK SPACE}%" in text for text in texts.values())
+
+
+def test_a_phone_says_that_a_figure_can_be_enlarged(browser: Browser, site: str) -> None:
+    """Labels of ten points are down to five pixels there."""
+    sign = "(e) => getComputedStyle(e, '::after').content"
+    page = browser.new_page()
+    for width, media, expected in ((390, "screen", '"Enlarge"'), (390, "print", "none"), (1280, "screen", "none")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(media=media)  # type: ignore[arg-type]
+        page.goto(site + "book/patch-embedding.html")
+        links = page.locator("a.full-size:visible")
+        assert {link.evaluate(sign) for link in links.all()} == {expected}
     page.close()
 
 
 def test_links_to_code_lead_to_that_code(browser: Browser, site: str) -> None:
     page = browser.new_page()
     page.goto(site + "book/claims.html")
-    links = page.locator("a[href*='#cell-']")
+    links = page.locator("a[href*='#cell-']").evaluate_all("links => links.map(link => link.href)")
     entries = {entry["page"]: entry["cell"] for entry in load()}  # the last of each page
-    assert links.count() >= 35
+    assert len(links) >= 35
     for name, fragment in entries.items():
         if name:
-            page.goto(site + "book/claims.html")
-            page.locator(f"a[href*='{name}.html#cell-']").last.click()
+            page.goto([url for url in links if f"{name}.html#cell-" in url][-1])
             code = page.locator("div.cell:target div.cell_input pre")
             expect(code).to_contain_text(fragment, timeout=60_000)  # a busy machine is slow
             expect(code).to_be_visible()  # unfolded
