@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +172,9 @@ def logits(name: str, images: Tensor, key: Key, *, normalised: bool = True) -> T
 
 @in_node
 @needs_cifar10
-def test_logits_and_classes_of_a_thousand_images() -> None:
-    images, key = load_cifar10("test")[0][:1000], Key.from_seed(3, 4, 3)
-    with ThreadPoolExecutor(2) as pool:
-        found = torch.cat(list(pool.map(lambda part: logits("cifar10", part, key), images.split(500))))
+def test_logits_and_classes_of_two_hundred_images() -> None:
+    images, key = load_cifar10("test")[0][::50], Key.from_seed(3, 4, 3)
+    found = logits("cifar10", images, key)
     expected = predict(encrypt_model(load_pretrained("cifar10"), key), images, key)
     assert (found - expected).abs().max() < 1e-3
     assert torch.equal(found.argmax(1), expected.argmax(1))
