@@ -783,6 +783,39 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n40\r\n" + bytes(64) + b"\r\
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
+@pytest.fixture(scope="module")
+def patient_port(models: Models) -> Iterator[int]:
+    with running(models, Limits(seconds=2 * PATIENCE)) as port:
+        yield port
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        pytest.param(WHOLE, 1, id="whole"),
+        pytest.param(CHUNKED, 1, id="chunked"),
+        pytest.param(HEALTH, 1, id="no body"),
+        pytest.param(3 * (WHOLE + HEALTH + CHUNKED), 9, id="nine in a row"),
+        pytest.param(WHOLE + HEAD, 1, id="one and half the headers"),
+        pytest.param(WHOLE + WHOLE[:-1], 1, id="one and half a body"),
+        pytest.param(HEAD, 0, id="half the headers"),
+        pytest.param(WHOLE[:-1], 0, id="half a body"),
+        pytest.param(CHUNKED[:-3], 0, id="no end"),
+        pytest.param(b"", 0, id="nothing"),
+    ],
+)
+def test_who_shuts_its_own_direction_gets_the_answers_to_all_that_it_has_sent_whole(
+    patient_port: int, sent: bytes, answers: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", patient_port), timeout=PATIENCE) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := connection.recv(65_536):  # until the provider closes, long before its deadline
+            received += data
+    assert received.count(b"HTTP/1.1 200") == received.count(b"HTTP/1.1") == answers
+
+
 @pytest.mark.parametrize(
     ("headers", "said"),
     [

@@ -147,6 +147,7 @@ class Protocol(H11Protocol):
     addresses: Counter[str]
     _step: object = None
     _deadline: asyncio.TimerHandle | None = None
+    _ended = False  # whether the client has said that it sends no more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and start the clock for the first request."""
@@ -162,10 +163,17 @@ class Protocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to stay: who has sent a whole request, and says that it was the last, still waits for its answer."""
+        self._ended = True
+        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+
     def on_response_complete(self) -> None:
-        """Start the clock anew for the next request."""
+        """Start the clock anew for the next request, unless none can come."""
         super().on_response_complete()
         self._watch()
+        if self._ended and not self.eof_received():
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
