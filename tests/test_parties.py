@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -709,18 +709,52 @@ def test_while_two_models_are_served_the_key_id_chooses(tmp_path: Path) -> None:
     assert all(word in missing.json()["detail"] for word in ("Key-Id", ID, OTHER))
 
 
-def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("put", "message"),
+    [
+        pytest.param(lambda path: path.write_bytes(b""), "not a whole one", id="nothing"),
+        pytest.param(lambda path: path.write_bytes(b"half a file"), "not a whole one", id="half a file"),
+        pytest.param(lambda path: lock(WRONG, ID, path), "another model", id="another of that id"),
+        pytest.param(lambda path: path.mkdir(), "no regular file", id="a folder"),
+        pytest.param(lambda path: os.mkfifo(path), "no regular file", id="a pipe"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "no regular file", id="a link to a device"),
+        pytest.param(lambda path: path.symlink_to("none"), "no such file", id="a dangling link"),
+        pytest.param(lambda path: path.symlink_to(path), "no such file", id="a link to itself"),
+    ],
+)
+def test_a_reload_that_meets_something_else_names_it_and_changes_nothing(
+    tmp_path: Path, put: Callable[[Path], object], message: str
+) -> None:
     lock(KEY, ID, tmp_path / "a.safetensors")
     models = Models([tmp_path])
     before = dict(models.served)
-    (tmp_path / "b.safetensors").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=r"b\.safetensors"):
+    put(tmp_path / "b.safetensors")
+    with pytest.raises((OSError, ValueError), match=message) as caught:
         models.reload()
-    lock(WRONG, ID, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match="another model"):
+    assert "b.safetensors" in str(caught.value)
+    assert models.served == before
+
+
+def test_a_folder_without_models_or_that_cannot_be_read_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, key_id in (("a", ID), ("b", OTHER)):
+        (tmp_path / name).mkdir()
+        lock(KEY, key_id, tmp_path / name / "model.safetensors")
+    models, iterdir = Models([tmp_path / "a", tmp_path / "b"]), Path.iterdir
+    before = dict(models.served)
+
+    def closed(folder: Path) -> Iterator[Path]:
+        if folder == tmp_path / "b":
+            raise PermissionError("Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(PermissionError):
         models.reload()
-    (tmp_path / "a.safetensors").unlink()
-    (tmp_path / "b.safetensors").unlink()
+    monkeypatch.undo()
+    for name in ("a", "b"):
+        (tmp_path / name / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no model to serve"):
         models.reload()
     assert models.served == before

@@ -139,13 +139,13 @@ class Models:
         One at a time, so that the last to be asked for is the last to be served.
 
         Raises:
-            FileNotFoundError: a file is missing.
+            OSError: a file is missing, or it or a folder can't be read.
             ValueError: a file is not an encrypted model, two have one key id, or there is none.
         """
         with self._one:
             served: dict[str, tuple[ConvMixer, ModelCard]] = {}
             for path in self.paths:
-                for file in sorted(path.glob("[!.]*.safetensors")) if path.is_dir() else [path]:
+                for file in _models_in(path) if path.is_dir() else [path]:
                     model, card = load_encrypted(file)
                     if card.key_id in served:
                         raise ValueError(
@@ -168,6 +168,11 @@ class Models:
                 404, f"no model for the key id {key_id}: {known}; ask who issued your key for a new one"
             )
         return served[key_id]
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """Whatever is called a model there; unlike a glob, a folder that can't be read is not taken for an empty one."""
+    return sorted(path for path in folder.iterdir() if path.match("[!.]*.safetensors"))
 
 
 Count = Annotated[int, Query(ge=1, description="how many images the body holds")]
@@ -496,8 +501,7 @@ def serve(
         names: see `create_app`; the names of `host` and of this computer are known.
 
     Raises:
-        FileNotFoundError, ValueError: see `Models.reload` and `create_app`; or no such host or port.
-        OSError: the address is in use.
+        OSError, ValueError: see `Models.reload` and `create_app`; no such host or port, or the address is in use.
     """
     limits = limits or Limits()
     models = Models(Path(path) for path in paths)
@@ -511,8 +515,9 @@ def serve(
     async def reload() -> None:
         try:
             await asyncio.to_thread(models.reload)
-        except (OSError, ValueError) as error:
-            log.error("reload failed, serving what was there", extra={"fields": {"reason": str(error)}})
+        except Exception as error:  # of any kind, as of memory: a task that fails says so to nobody
+            reason = str(error) or type(error).__name__
+            log.error("reload failed, serving what was there", extra={"fields": {"reason": reason}})
         else:
             log.info("reloaded", extra={"fields": {"key_ids": list(models.served)}})
 
