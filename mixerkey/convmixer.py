@@ -225,8 +225,8 @@ def save_model(model: ConvMixer | ViT, path: str | Path, **metadata: str) -> Non
         raise ValueError(f"a {type(model).__name__} is no network of this package; save its state_dict instead")
     weights = model.state_dict()
     try:
-        _check_entries(name, model.sizes, {n: Entry(w.is_floating_point(), tuple(w.shape)) for n, w in weights.items()})
-        _check_values(weights)
+        check_entries(name, model.sizes, {n: Entry(w.is_floating_point(), tuple(w.shape)) for n, w in weights.items()})
+        check_values(weights)
     except ValueError as error:
         raise ValueError(f"the network could not be loaded again: {error}; undo what changed its layers") from error
     save_tensors(path, weights, {name: json.dumps(model.sizes)} | metadata)
@@ -250,13 +250,13 @@ def load_with_metadata(path: str | Path) -> tuple[Any, dict[str, str]]:
         if name is None:
             raise ValueError("it does not say which network it holds")
         sizes = parse_json(metadata[name])
-        _check_entries(name, sizes, entries)
+        check_entries(name, sizes, entries)
         return ARCHITECTURES[name](**sizes), metadata
 
     try:
         (model, metadata), weights = load_tensors(path, plan)
         model.load_state_dict(weights)
-        _check_values(model.state_dict())
+        check_values(model.state_dict())
     except ValueError as error:
         raise ValueError(
             f"{Path(path).name} is not a network that mixerkey saved ({error}); "
@@ -265,8 +265,22 @@ def load_with_metadata(path: str | Path) -> tuple[Any, dict[str, str]]:
     return model.eval(), metadata
 
 
-def _check_entries(name: str, sizes: dict[str, Any], entries: dict[str, Entry]) -> None:
-    """Refuse tensors other than those of a network of these sizes, without taking memory for one."""
+def check_entries(name: str, sizes: dict[str, Any], entries: dict[str, Entry]) -> None:
+    """Refuse tensors other than those of a network of these sizes, without taking memory for one.
+
+    Args:
+        name: "convmixer" or "vit".
+        sizes: as the file says them.
+        entries: as its header says of each tensor.
+
+    Raises:
+        ValueError: they do not fit each other.
+
+    >>> check_entries("convmixer", {"dim": 10**9, "depth": 1}, {})
+    Traceback (most recent call last):
+        ...
+    ValueError: its dim is 1000000000, which its 0 tensors do not bear out
+    """
     total = sum(prod(entry.shape) for entry in entries.values())
     for size, value in sizes.items():
         if type(value) is not int or not 1 <= value <= (len(entries) if size == "depth" else total):
@@ -284,7 +298,17 @@ def _check_entries(name: str, sizes: dict[str, Any], entries: dict[str, Entry]) 
         raise ValueError(f"{min(extra)} belongs to no layer of a {name}")
 
 
-def _check_values(weights: dict[str, Tensor]) -> None:
+def check_values(weights: dict[str, Tensor]) -> None:
+    """Refuse weights, by name, that are no numbers, and variances that are negative.
+
+    Raises:
+        ValueError: one is.
+
+    >>> check_values({"head.bias": torch.tensor([0.0, float("nan")])})
+    Traceback (most recent call last):
+        ...
+    ValueError: head.bias holds NaN or infinity
+    """
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from mixerkey import Key, decrypt_images, encrypt_images, load_pretrained, normalize
-from mixerkey.attacks import between, ciphertext_only, image_statistics, keys_between_places
+from mixerkey.attacks import between, challenge, ciphertext_only, image_statistics, keys_between_places
 from mixerkey.attacks.challenge import check_challenge, key_digest, load_challenge, make_challenge, photo_tiles
 from mixerkey.attacks.ciphertext import relatives
-from mixerkey.convmixer import save_model
 from mixerkey.data import load_digits
 from mixerkey.embedding import patch_matrix
+from mixerkey.files import load_tensors, save_tensors
 from mixerkey.keys import MatrixKey, PatchKeys, SignedPermutation
 
 
@@ -125,10 +126,50 @@ def test_a_challenge_with_a_network_holds_it_encrypted(tmp_path: Path) -> None:
     assert check_challenge(key, path).points == 2
 
 
-def test_a_file_that_holds_no_challenge_is_named(tmp_path: Path) -> None:
-    save_model(load_pretrained("digits"), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors holds no challenge"):
-        load_challenge(tmp_path / "model.safetensors")
+Damage = Callable[[dict[str, str], dict[str, torch.Tensor]], object]  # to the metadata and tensors of a file
+DAMAGES: dict[str, Damage] = {
+    "no hash": lambda about, _: about.pop("key_sha256"),
+    "no patch size": lambda about, _: about.pop("patch_size"),
+    "a size in words": lambda about, _: about.update(patch_size="two"),
+    "blocks without pixels": lambda about, _: about.update(patch_size="0"),
+    "other channels": lambda about, _: about.update(channels="3"),
+    "no images": lambda _, tensors: tensors.pop("images"),
+    "flat images": lambda _, tensors: tensors.update(images=tensors["images"].flatten()),
+    "none of them": lambda _, tensors: tensors.update(images=tensors["images"][:0]),
+    "wide images": lambda _, tensors: tensors.update(images=tensors["images"].long()),
+    "no embedding": lambda _, tensors: tensors.pop("model.0.weight"),
+    "fewer places": lambda _, tensors: tensors.update({"model.0.weight": tensors["model.0.weight"][:, :, :3]}),
+    "no bias": lambda _, tensors: tensors.pop("model.0.bias"),
+    "another layer": lambda _, tensors: tensors.update({"model.99.weight": torch.zeros(1)}),
+    "NaN": lambda _, tensors: tensors["model.0.bias"].fill_(float("nan")),
+    "too deep": lambda about, _: about.update(model=about["model"].replace('depth": ', 'depth": 9999')),
+    "other sizes": lambda about, _: about.update(model='{"width": 1}'),
+    "no JSON": lambda about, _: about.update(model="?"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_challenge_that_is_none_or_damaged_gets_one_line_that_says_what_to_do(tmp_path: Path, damage: Damage) -> None:
+    about, tensors = load_tensors(Path(challenge.__file__).parent / "challenge-3.safetensors", lambda about, _: about)
+    damage(about, tensors)
+    save_tensors(tmp_path / "mine.safetensors", tensors, about)
+    with pytest.raises(ValueError, match=r"^mine\.safetensors holds no challenge.*; copy it again from who") as caught:
+        load_challenge(tmp_path / "mine.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_a_damaged_installation_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: int, kept: int
+) -> None:
+    name = f"challenge-{level}.safetensors"
+    whole = (Path(challenge.__file__).parent / name).read_bytes()
+    (tmp_path / "attacks").mkdir()
+    (tmp_path / "attacks" / name).write_bytes(whole[:kept])
+    monkeypatch.setattr(challenge, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match=rf"^{name} holds no challenge.*; install mixerkey again$"):
+        load_challenge(level)
 
 
 def test_the_digest_tells_keys_apart() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mixerkey.absorption import encrypt_model
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.cipher import encrypt_images
-from mixerkey.convmixer import ConvMixer
+from mixerkey.convmixer import ConvMixer, check_entries, check_values
 from mixerkey.data import load_photos
 from mixerkey.embedding import UnsharedEmbedding
 from mixerkey.files import Entry, load_tensors, parse_json, save_tensors
@@ -124,7 +124,7 @@ def load_challenge(level: int | str | Path) -> Evidence:
 
     Raises:
         TypeError: the level is no integer, and no path.
-        ValueError: there is no such level, or the file holds no challenge.
+        ValueError: there is no such level, or the file holds no challenge, or not a whole one.
         FileNotFoundError: there is no such file.
 
     >>> [tuple(load_challenge(level).images.shape) for level in (1, 2, 3)]
@@ -187,23 +187,40 @@ def key_digest(key: BlockKey) -> str:
 
 def _read(level: int | str | Path) -> tuple[Evidence, dict[str, str]]:
     if isinstance(level, str | Path):
-        path = Path(level)
+        path, remedy = Path(level), "copy it again from who made it"
     elif 1 <= (number := integer(level, "the level")) <= LEVELS:
         path = Path(str(files("mixerkey") / "attacks" / f"challenge-{number}.safetensors"))
+        remedy = "install mixerkey again"
     else:
         raise ValueError(f"there are levels 1 to {LEVELS}, got {number}")
-
-    def plan(about: dict[str, str], entries: dict[str, Entry]) -> dict[str, str]:
-        if "key_sha256" not in about or "images" not in entries:
-            raise ValueError(f"{path.name} holds no challenge, such as make_challenge writes")
-        return about
-
-    about, tensors = load_tensors(path, plan)
-    images = tensors.pop("images")
+    try:
+        about, tensors = load_tensors(path, _plan)
+        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+        images = weights.pop("images")
+        if images.dtype != torch.uint8:
+            raise ValueError(f"its images are {images.dtype}")
+        check_values(weights)
+    except ValueError as error:
+        raise ValueError(f"{path.name} holds no challenge, or not a whole one ({error}); {remedy}") from error
     if "model" not in about:
         return Evidence(images), about
     model = ConvMixer(**parse_json(about["model"]))
-    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     model[0] = UnsharedEmbedding(weights["0.weight"], weights["0.bias"], model.sizes["patch_size"])
     model.load_state_dict(weights)
     return Evidence(images, model.eval()), about
+
+
+def _plan(about: dict[str, str], entries: dict[str, Entry]) -> dict[str, str]:
+    """Refuse a header that is no challenge's; else its metadata."""
+    if "key_sha256" not in about or "images" not in entries:
+        raise ValueError("make_challenge writes images and the hash of a key")
+    M, C, shape = int(about["patch_size"]), int(about["channels"]), entries["images"].shape
+    if M < 1 or len(shape) != 4 or 0 in shape or shape[1] != C or shape[2] % M or shape[3] % M:
+        raise ValueError(f"its images are {entries['images']}, its blocks {M} x {M} of {C} channels")
+    if "model" in about:
+        weights = {name.removeprefix("model."): entry for name, entry in entries.items() if name != "images"}
+        d, *each_place = weights["0.weight"].shape
+        if each_place != [shape[2] // M, shape[3] // M, C * M * M]:
+            raise ValueError(f"its embedding is {weights['0.weight']}, which does not fit its images")
+        check_entries("convmixer", parse_json(about["model"]), weights | {"0.weight": Entry(True, (d, C, M, M))})
+    return about
