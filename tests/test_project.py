@@ -109,6 +109,13 @@ def test_npm_installs_by_hash() -> None:
     assert not project  # the only one that is not downloaded
 
 
+def test_workflows_name_actions_by_the_hash_of_a_commit() -> None:
+    """A tag can be moved to other code; the comment says which release the commit is."""
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for action in re.findall(r"uses: (.*)", path.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), f"{path.name}: {action}"
+
+
 def test_every_module_that_a_page_or_the_makefile_starts_has_something_to_start() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     texts = [ROOT / name for name in tracked.split("\0") if name.endswith(("Makefile", ".md", ".py", ".ipynb", ".yml"))]
