@@ -210,24 +210,27 @@ def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path, command: str, im
     assert (process.returncode, rest) in [(-signal.SIGINT, []), (130, ["mixerkey: stopped\n"])]
 
 
+STOPPED = """
+import os, sys
+from mixerkey import training
+from mixerkey.__main__ import main
+
+save = training._Run.save
+
+def save_and_stop(*args):
+    save(*args)
+    os.kill(os.getpid(), int(sys.argv[2]))
+
+training._Run.save = save_and_stop
+sys.exit(main(["train", "digits", "--out", sys.argv[1]]))
+"""
+
+
 def stop_training(folder: Path, how: signal.Signals) -> tuple[int, str, str]:
-    """Start or go on with a training, and stop it when it has written its next checkpoint."""
-    checkpoint = folder / "checkpoint.safetensors"
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    command = [*MIXERKEY, "train", "digits", "--out", str(folder)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=interruptible,
-    )
-    end = time.monotonic() + 300
-    while (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before and time.monotonic() < end:
-        time.sleep(0.02)
-    process.send_signal(how)
-    out, error = process.communicate(timeout=60)
-    return process.returncode, out, error
+    """Start or go on with a training that gets a signal when it has written its next checkpoint."""
+    command = [sys.executable, "-c", STOPPED, str(folder), str(int(how))]
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=interruptible)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def test_a_training_that_was_interrupted_and_then_killed_ends_with_the_bits_of_one_that_was_not(third: Path) -> None:
