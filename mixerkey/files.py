@@ -43,19 +43,28 @@ def keep_apart(path: str | Path, *sources: str | Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path, *, private: bool = False, exclusive: bool = False) -> Iterator[Path]:
+def replacing(
+    path: str | Path, *, private: bool = False, exclusive: bool = False, over: bytes | None = None
+) -> Iterator[Path]:
     """A temporary file beside `path` to write to and read back, put in its place when the block has ended well.
 
     It has a name that no other process uses. Folders on the way are made. A link is replaced, never followed; an
     existing file keeps its mode, and its content until the last moment. Nothing is left behind by an error.
 
+    Between the last look at what is there and the replacement no other process that writes so comes, as they take turns
+    in a folder. Without such locks, as under Windows, hard links still let a new file appear only where there is none.
+    Without either, as on a USB stick there, no operation of the system looks and replaces in one, so that who writes
+    over a file may meet a key which takes the file's place in that instant; and a kill may leave a new file empty.
+
     Args:
         path: the file to write.
         private: readable by its owner only (mode 0600) from the first moment.
         exclusive: never over an existing file; of several writers at once exactly one wins.
+        over: the content that the caller last read or wrote there, b"" for none; never over anything else.
 
     Raises:
         FileExistsError: there is a key at `path`, which nothing is ever written over; or anything, if `exclusive`.
+        ValueError: there is something else than `over`.
         OSError: a full disk, a folder that can't be written, or something at `path` that is no file; with `path` as
             its filename.
 
@@ -78,7 +87,8 @@ def replacing(path: str | Path, *, private: bool = False, exclusive: bool = Fals
             temporary.chmod(0o600 if private or mode is None else mode)
         yield temporary
         _flush(temporary)
-        _place(temporary, path, exclusive)
+        with taking_turns(path.parent):
+            _place(temporary, path, exclusive, over)
         with suppress(OSError):  # where a folder can't be opened, as on Windows
             _flush(path.parent)
     except OSError as error:
@@ -126,7 +136,12 @@ def _exists(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, "it exists already; move it away or choose another name", str(path))
 
 
-def _place(temporary: Path, path: Path, exclusive: bool) -> None:
+def _place(temporary: Path, path: Path, exclusive: bool, over: bytes | None) -> None:
+    if over is not None and path.is_file() and path.read_bytes() != over:
+        raise ValueError(
+            f"another run has written to {path} meanwhile; run again, to go on from there, or choose another file or "
+            "folder"
+        )
     if exclusive or not os.path.lexists(path):
         try:
             return _place_new(temporary, path)
@@ -147,7 +162,11 @@ def _place_new(temporary: Path, path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             raise _exists(path) from None
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            path.unlink()
+            raise
 
 
 def _flush(path: Path) -> None:
@@ -162,7 +181,7 @@ def _flush(path: Path) -> None:
 def taking_turns(folder: str | Path) -> Iterator[None]:
     """One process at a time in this block, of those that name the same folder; a kill ends its turn.
 
-    Where the system has no such lock, as on Windows, all are let in.
+    Where the system has no such lock, as on Windows, or the folder can't be opened, all are let in.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, taking_turns(folder):
@@ -173,7 +192,6 @@ def taking_turns(folder: str | Path) -> Iterator[None]:
         with suppress(ImportError, OSError):
             import fcntl
 
-            Path(folder).mkdir(parents=True, exist_ok=True)
             handle = os.open(folder, os.O_RDONLY)
             held.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -198,7 +216,9 @@ def make_folder(path: str | Path) -> None:
         raise OSError(error.errno, f"{error.strerror}; name a folder that can be written to", str(path)) from error
 
 
-def write_file(path: str | Path, content: bytes, *, private: bool = False, exclusive: bool = False) -> None:
+def write_file(
+    path: str | Path, content: bytes, *, private: bool = False, exclusive: bool = False, over: bytes | None = None
+) -> None:
     """Write `content` as `replacing` does, and read it back before it takes its place.
 
     >>> import tempfile
@@ -207,23 +227,27 @@ def write_file(path: str | Path, content: bytes, *, private: bool = False, exclu
     ...     Path(folder, "a.txt").read_bytes()
     b'whole'
     """
-    with replacing(path, private=private, exclusive=exclusive) as temporary:
+    with replacing(path, private=private, exclusive=exclusive, over=over) as temporary:
         temporary.write_bytes(content)
         if temporary.read_bytes() != content:
             raise OSError(errno.EIO, "what was read back is not what was written")
 
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors, from any device and in any layout, to a safetensors file as `replacing` does.
+def save_tensors(
+    path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, over: bytes | None = None
+) -> bytes:
+    """Write tensors, from any device and in any layout, to a safetensors file as `replacing` does; its content.
 
     >>> import tempfile, torch
     >>> from safetensors.torch import load_file
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_tensors(folder + "/a.safetensors", {"eye": torch.eye(2).T}, {})
+    ...     _ = save_tensors(folder + "/a.safetensors", {"eye": torch.eye(2).T}, {})
     ...     load_file(folder + "/a.safetensors")["eye"].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    write_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    write_file(path, content, over=over)
+    return content
 
 
 class Entry(NamedTuple):
@@ -251,7 +275,7 @@ def load_tensors(
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_tensors(folder + "/a.safetensors", {"eye": torch.eye(2)}, {"about": "them"})
+    ...     _ = save_tensors(folder + "/a.safetensors", {"eye": torch.eye(2)}, {"about": "them"})
     ...     load_tensors(folder + "/a.safetensors", lambda metadata, entries: (metadata, entries))[0]
     ({'about': 'them'}, {'eye': Entry(floating=True, shape=(2, 2))})
     """
@@ -288,16 +312,18 @@ def load_tensors(
     return planned, tensors
 
 
-def write_json(path: str | Path, content: object) -> None:
-    """Write a JSON file as `replacing` does.
+def write_json(path: str | Path, content: object, *, over: bytes | None = None) -> bytes:
+    """Write a JSON file as `replacing` does; its content.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_json(Path(folder) / "a.json", {"b": 1})
+    ...     _ = write_json(Path(folder) / "a.json", {"b": 1})
     ...     read_json(Path(folder) / "a.json")
     {'b': 1}
     """
-    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    text = (json.dumps(content, indent=1) + "\n").encode()
+    write_file(path, text, over=over)
+    return text
 
 
 def read_json(path: str | Path) -> dict:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixerkey.convmixer import PRETRAINED
-from mixerkey.files import read_json, taking_turns, write_json
+from mixerkey.files import read_json, write_json
 
 T = TypeVar("T")
 RECEIPTS = Path(str(files("mixerkey"))) / "receipts"  # in a checkout, where the experiments write
@@ -84,16 +84,8 @@ class Receipt:
         Raises:
             ValueError: another run has written to it meanwhile, whose results would be lost.
         """
-        if self.path is None:
-            return
-        with taking_turns(self.path.parent):
-            if self.path.exists() and self.path.read_bytes() != self._in_file:
-                raise ValueError(
-                    f"another run has written to {self.path} meanwhile; run again, to go on from there, or choose "
-                    "another file or folder"
-                )
-            write_json(self.path, self.content)
-            self._in_file = self.path.read_bytes()
+        if self.path is not None:
+            self._in_file = write_json(self.path, self.content, over=self._in_file)
 
     def once(self, name: str, run: Callable[[], T]) -> T:
         """The result of that name: the file's, or else what `run` returns, which is written."""

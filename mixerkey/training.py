@@ -22,6 +22,7 @@ from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.fast import as_built, feature_maps, forward
 from mixerkey.files import Entry, load_tensors, save_tensors
+from mixerkey.keys import integer
 from mixerkey.muon import Muon
 from mixerkey.receipts import processor, tensors_digest, versions, weights_digest
 from mixerkey.vit import ViT
@@ -165,7 +166,7 @@ def train(
             Hinton et al., 2015). Halfway through the layers it also gives a hint (Romero et al., 2015): a linear map of
             the student's features at each place is to come near to its own there, so both have the same places.
         checkpoint: safetensors file that is written after every epoch, within one every two minutes, and resumed from
-            where it exists.
+            where it exists. Of runs at the same time that name one file the first to write goes on, and no other.
         fine_tune: whether to begin with the weights that the model has.
         progress: whether to show a progress bar on stderr.
 
@@ -175,7 +176,8 @@ def train(
 
     Raises:
         ValueError: fewer images than one batch, as many labels as images are not there, a batch that the processes
-            cannot share equally, or a checkpoint of another run or of other data.
+            cannot share equally, a seed that is negative or 2^63 or more, or a checkpoint of another run or of other
+            data, or that another run writes.
 
     >>> from mixerkey.data import load_digits
     >>> recipe = Recipe(epochs=1, batch_size=64, peak_lr=0.01)
@@ -256,6 +258,8 @@ class _Run:
         teacher: Network | None,
         fine_tune: bool,
     ) -> None:
+        if not 0 <= integer(seed, "the seed") < 2**63:
+            raise ValueError(f"a seed is a number from 0 to 2^63 - 1, got {seed}")
         self.model, self.recipe, self.seed, self.teacher = model.train(), recipe, seed, teacher
         self.images, self.labels = images, labels
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -287,6 +291,7 @@ class _Run:
         self.averaged = deepcopy(model.state_dict())
         self.losses: list[float] = []  # of each step
         self.seconds = [0.0] * recipe.epochs
+        self._in_file = b""  # the checkpoint, when this run last read or wrote it
 
     def processed(self, steps: int) -> int:
         """How many images the first `steps` steps take, counted in images of their own size."""
@@ -297,11 +302,11 @@ class _Run:
 
         A step that was taken before a run was interrupted is given all the same, so that it draws its random numbers.
         """
-        recipe, seed = self.recipe, self.seed * 100_003 + epoch + 1
+        recipe, seed = self.recipe, (self.seed * 100_003 + epoch + 1) % 2**64  # as large as a generator takes
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.images), generator=generator)
         if self.rank:  # the same order in every process, but each augments its share in its own way
-            generator.manual_seed(seed * 1_009 + self.rank)
+            generator.manual_seed((seed * 1_009 + self.rank) % 2**64)
         odd = (
             torch.rand(len(order), generator=torch.Generator().manual_seed(self.seed)) < 0.5
         )  # odd epochs mirror these
@@ -388,7 +393,8 @@ class _Run:
             tensors |= {f"hint.{name}": value for name, value in self.hint.state_dict().items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
-        save_tensors(path, tensors, {"run": json.dumps(self.identity, sort_keys=True)})
+        identity = json.dumps(self.identity, sort_keys=True)
+        self._in_file = save_tensors(path, tensors, {"run": identity}, over=self._in_file)
 
     def load(self, path: Path) -> None:
         wanted = json.dumps(self.identity, sort_keys=True)
@@ -397,6 +403,7 @@ class _Run:
             if metadata.get("run") != wanted:
                 raise ValueError(f"it is the checkpoint of another run, {metadata.get('run')}; this one is {wanted}")
 
+        self._in_file = path.read_bytes()
         try:
             tensors = {name: tensor.to(self.device) for name, tensor in load_tensors(path, plan)[1].items()}
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -235,13 +236,14 @@ def test_modes(tmp_path: Path) -> None:
     assert modes == {"public": "0o640", "private": "0o600", "kept": "0o604", "secret": "0o600"}
 
 
+def no_links(*_: object) -> None:
+    raise PermissionError("this file system has no hard links")
+
+
 @pytest.mark.parametrize("links", [True, False], ids=["", "no-hard-links"])
 def test_of_many_exclusive_writers_exactly_one_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
-    def no_links(*_: object) -> None:
-        raise PermissionError("this file system has no hard links")
-
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     for turn in range(20):
@@ -259,6 +261,65 @@ def test_of_many_exclusive_writers_exactly_one_wins(
             won = [n for n in pool.map(write, range(8)) if n is not None]
         assert [path.read_bytes()] == [b"%d" % n for n in won]
     assert len(list(tmp_path.iterdir())) == 20
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["", "no-hard-links"])
+def test_a_key_that_comes_between_the_last_look_and_the_replacement_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    path, replace, saving = tmp_path / "a", os.replace, list[Future]()
+    write_file(path, b"old")
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+
+    def replace_later(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        path.unlink()  # as if its owner had moved it away
+        saving.append(pool.submit(Key.generate(2, 1).save, path))
+        wait(saving, timeout=0.5)  # it waits for its turn; else it would be there by then
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_later)
+    with ThreadPoolExecutor(1) as pool:
+        write_file(path, b"new")
+    assert isinstance(saving[0].exception(), FileExistsError)
+    assert path.read_bytes() == b"new"
+
+
+def test_a_name_that_cannot_be_filled_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_to_replace(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "replace", fail_to_replace)
+    with pytest.raises(OSError, match="broken; nothing was written"):
+        write_file(tmp_path / "a", b"new", exclusive=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "over", "written"),
+    [
+        (None, b"", True),
+        (None, b"mine", True),
+        (b"mine", b"mine", True),
+        (b"mine", b"", False),
+        (b"its", b"mine", False),
+    ],
+)
+def test_a_file_is_written_over_what_the_writer_knows_and_nothing_else(
+    tmp_path: Path, there: bytes | None, over: bytes, written: bool
+) -> None:
+    path = tmp_path / "a"
+    if there is not None:
+        path.write_bytes(there)
+    if written:
+        write_file(path, b"new", over=over)
+    else:
+        with pytest.raises(ValueError, match=r"another run has written to .*a meanwhile"):
+            write_file(path, b"new", over=over)
+    assert path.read_bytes() == (b"new" if written else there)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_writers_at_once_leave_one_of_their_files_and_readers_never_see_half(tmp_path: Path) -> None:
@@ -325,6 +386,7 @@ def test_a_kill_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path: Path, e
 
 
 def test_processes_that_name_one_folder_take_turns_and_a_kill_ends_a_turn(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
     holding = "with taking_turns(sys.argv[1]): print(1, flush=True); input()"
     holding = f"import sys; from mixerkey.files import taking_turns\n{holding}"
     first = subprocess.Popen([sys.executable, "-c", holding, tmp_path / "new"], stdin=-1, stdout=-1, text=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,21 +121,6 @@ def test_a_run_that_stops_goes_on_from_its_checkpoint_to_the_same_network(
     assert [entry["loss"] for entry in receipt["curve"]] == [entry["loss"] for entry in complete["curve"]]
 
 
-def test_kill_minus_nine_and_resume_on_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mixerkey", "train", "digits", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    while not (tmp_path / "checkpoint.safetensors").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "digits.safetensors").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (tmp_path / "digits.safetensors").exists()
-    assert "epoch 1/30" not in done.stderr  # it went on
-    assert float(done.stdout.split()[-1]) >= 0.97
-
-
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     run(FULL, path)
@@ -152,6 +135,36 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path.write_bytes(before[:-1])
     with pytest.raises(ValueError, match=rf"{path}: it has .* remove the file to start over"):
         run(FULL, path)
+
+
+@pytest.mark.parametrize("others_seed", [0, 1], ids=["the same run", "another"])
+def test_of_two_runs_with_one_checkpoint_the_first_to_write_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others_seed: int
+) -> None:
+    path, step, epoch = tmp_path / "checkpoint.safetensors", _Run.step, replace(FULL, epochs=1)
+
+    def step_after_another_run(self: _Run, *args: Any) -> None:
+        monkeypatch.setattr(_Run, "step", step)
+        run(epoch, path, others_seed)
+        step(self, *args)
+
+    monkeypatch.setattr(_Run, "step", step_after_another_run)
+    with pytest.raises(ValueError, match=r"another run has written to .*checkpoint\.safetensors meanwhile"):
+        run(epoch, path)
+    written = path.read_bytes()
+    run(epoch, path, others_seed)  # the other's is whole
+    assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("seed", [2**47, 2**63 - 1])
+def test_every_seed_that_the_command_takes_trains(seed: int) -> None:
+    assert run(replace(FULL, epochs=1), seed=seed)[1]["seed"] == seed
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
+def test_other_seeds_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"a seed is a number from 0 to 2\\^63 - 1, got {seed}"):
+        run(FULL, seed=seed)
 
 
 def test_the_recipe_of_the_paper_is_what_section_4_1_states() -> None:
