@@ -115,22 +115,22 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes, for receipts.
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of what computes, for receipts: of PyTorch, NumPy, Python, and these packages.
 
-    >>> sorted(versions())
-    ['numpy', 'python', 'torch']
+    >>> sorted(versions("scipy"))
+    ['numpy', 'python', 'scipy', 'torch']
     """
-    return {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()}
+    return {name: version(name) for name in ("torch", "numpy", *packages)} | {"python": platform.python_version()}
 
 
-def processor(device: torch.device) -> str:
+def processor(device: torch.device | str = "cpu") -> str:
     """The name of what computes there, for receipts: GPU, or CPU and number of threads.
 
-    >>> "threads" in processor(torch.device("cpu"))
+    >>> "threads" in processor()
     True
     """
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     if (cpuinfo := Path("/proc/cpuinfo")).exists():

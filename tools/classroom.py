@@ -21,7 +21,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
-import torch
 from nbclient import NotebookClient
 
 from mixerkey.files import read_json, write_json
@@ -85,7 +84,7 @@ def install(python: str) -> dict:
 def main(arguments: list[str]) -> None:
     """Measure, print and write the receipt; what is not measured this time keeps its earlier entry."""
     receipt = read_json(RECEIPT) if RECEIPT.exists() else {}
-    receipt |= {"processor": processor(torch.device("cpu")), "cores": os.cpu_count(), "versions": versions()}
+    receipt |= {"processor": processor(), "cores": os.cpu_count(), "versions": versions()}
     receipt["notebooks"] = {}
     for path in sorted((ROOT / "book").glob("*.ipynb")):
         receipt["notebooks"][path.stem] = seconds(partial(run_notebook, path))

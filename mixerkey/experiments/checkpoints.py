@@ -13,10 +13,7 @@ that was killed goes on.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -25,7 +22,7 @@ from torch import Tensor, nn
 from mixerkey import ConvMixer, Key, accuracy, encrypt_model, load_pretrained, patch_matrix
 from mixerkey.attacks import Recovery, from_checkpoint, mixture_from_checkpoint, order_from_positions
 from mixerkey.data import load_cifar10
-from mixerkey.experiments import RUNS
+from mixerkey.experiments import RUNS, command_line
 from mixerkey.keys import BlockOrder, MatrixKey
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
 from mixerkey.training import Recipe, initialize, train
@@ -145,9 +142,7 @@ def curve(network: type[nn.Module], kinds: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Keys from a public checkpoint, after fine-tuning.")
-    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
-    arguments = parser.parse_args()
+    arguments = command_line("Keys from a public checkpoint, after fine-tuning.", RECEIPT).parse_args()
     torch.set_num_threads(1)
     receipt = Receipt(
         arguments.out,
@@ -156,8 +151,8 @@ def main() -> None:
             "images for fine-tuning": TUNED,
             "images for accuracies": JUDGED.stop - JUDGED.start,
         },
-        versions=versions() | {"scipy": version("scipy")},
-        processor=processor(torch.device("cpu")),
+        versions=versions("scipy"),
+        processor=processor(),
     )
     mixers, transformers = {"signed": signed, "orthogonal": orthogonal}, {"signed": signed, "block order": order}
     receipt.once("ViT", lambda: curve(ViT, transformers))

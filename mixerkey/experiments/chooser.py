@@ -137,7 +137,7 @@ def main() -> None:
             "test images": judged(weight, views(normalize(test))),
             "disturbed": judged(weight, views(2 * disturbed(test, torch.Generator().manual_seed(0)) - 1)),
             "versions": versions(),
-            "processor": processor(torch.device("cpu")),
+            "processor": processor(),
         },
     )
 

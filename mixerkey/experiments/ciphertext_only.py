@@ -14,12 +14,10 @@ that imgaug 0.4.0, ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +30,7 @@ from tqdm import tqdm
 from mixerkey import Key, encrypt_images
 from mixerkey.attacks import ImageStatistics, ciphertext_only, image_statistics
 from mixerkey.data import load_cifar10, load_digits, load_photos
+from mixerkey.experiments import command_line
 from mixerkey.files import read_json, write_json
 from mixerkey.keys import block_size
 from mixerkey.pictures import open_picture
@@ -141,8 +140,7 @@ def summary(trials: list[list[float]], size: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Recovery curves of the ciphertext-only attack.")
-    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
+    parser = command_line("Recovery curves of the ciphertext-only attack.", RECEIPT)
     parser.add_argument("--photographs", type=Path, help="folder of pictures of other sources")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -171,8 +169,8 @@ def receipt(done: dict[tuple, list]) -> dict:
         "what": "ciphertext-only attack; trial i has Key.from_seed(i, M, C), and i seeds the images and the starts",
         "facts": FACTS,
         "seconds": "processor time of one attack on one core, prior excluded",
-        "versions": versions() | {"scipy": version("scipy")},
-        "processor": processor(torch.device("cpu")),
+        "versions": versions("scipy"),
+        "processor": processor(),
         "cells": [
             {
                 "prior": name,

@@ -10,11 +10,8 @@ when the network is another one.
 
 from __future__ import annotations
 
-import argparse
 import io
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from tqdm import tqdm
 from mixerkey import Key, accuracy, encrypt_images, encrypt_model, load_pretrained, patch_matrix
 from mixerkey.attacks.mixed import pixels
 from mixerkey.data import load_cifar10
+from mixerkey.experiments import command_line
 from mixerkey.experiments.checkpoints import GRID
 from mixerkey.keys import MatrixKey, PatchKeys
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
@@ -133,15 +131,13 @@ def seeds() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What defences cost.")
-    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
-    arguments = parser.parse_args()
+    arguments = command_line("What defences cost.", RECEIPT).parse_args()
     torch.set_num_threads(1)
     receipt = Receipt(
         arguments.out,
         {"what": "what defences cost, on CIFAR-10", "test images for accuracies": TESTED},
-        versions=versions() | {"pillow": version("pillow")},
-        processor=processor(torch.device("cpu")),
+        versions=versions("pillow"),
+        processor=processor(),
     )
     victim = weights_digest(load_pretrained("cifar10"))
     if receipt.content.get("victim") != victim:

@@ -141,7 +141,7 @@ def main(rounds: int = ROUNDS) -> None:
         RECEIPT,
         {"what": "seconds and megabytes by size", "rounds": rounds},
         versions=versions(),
-        processor=processor(torch.device("cpu")),
+        processor=processor(),
     )
     points = [(index, size) for index, course in enumerate(COURSES) for size in course.sizes]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -11,12 +11,9 @@ needs CIFAR-10 (MIXERKEY_DATA), and some minutes of one core.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,6 +33,7 @@ from mixerkey.attacks.ciphertext import relatives
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.data import load_cifar10
+from mixerkey.experiments import command_line
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions, weights_digest
 from mixerkey.training import Recipe, initialize, train
 
@@ -158,9 +156,7 @@ TRIALS: dict[str, tuple[Callable[[World, int], dict], int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Attacks on the encrypted model.")
-    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
-    arguments = parser.parse_args()
+    arguments = command_line("Attacks on the encrypted model.", RECEIPT).parse_args()
     world = World()
     receipt = Receipt(
         arguments.out,
@@ -173,8 +169,8 @@ def main() -> None:
             "fine-tuning": TUNING,
         },
         seconds="processor time on one core",
-        versions=versions() | {"scipy": version("scipy")},
-        processor=processor(torch.device("cpu")),
+        versions=versions("scipy"),
+        processor=processor(),
     )
     for name, (trial, count) in tqdm(TRIALS.items(), "trials", disable=None):
         receipt.trials(name, count, partial(trial, world))

@@ -336,7 +336,7 @@ def _once(file: Path, facts: dict[str, object], experiment: Callable[[], object]
         receipt.content |= {
             "result": result,
             "wall_seconds": round(time.perf_counter() - start, 1),
-            "processor": processor(torch.device("cpu")),
+            "processor": processor(),
             "versions": versions(),
         }
         if not dist.is_initialized() or dist.get_rank() == 0:

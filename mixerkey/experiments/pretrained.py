@@ -20,7 +20,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -236,8 +235,8 @@ def main(arguments: list[str] | None = None) -> None:
             "pictures_sha256": tensors_digest(images),
             "wrong keys": len(WRONG),
         },
-        versions=versions() | {name: version(name) for name in ("timm", "onnx", "onnxruntime")},
-        processor=processor(torch.device("cpu")),
+        versions=versions("timm", "onnx", "onnxruntime"),
+        processor=processor(),
     )
     receipt.once("parameters", lambda: sum(weight.numel() for weight in network.parameters()))
     receipt.once("map, against ONNX Runtime", partial(against_onnx, path, network, images))

@@ -14,10 +14,8 @@ needs CIFAR-10 (MIXERKEY_DATA), the surrogate of `mixerkey.experiments.checkpoin
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +25,7 @@ from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained
 from mixerkey.attacks import ciphertext_only, image_statistics
 from mixerkey.cipher import network_input, normalize
 from mixerkey.data import load_cifar10
+from mixerkey.experiments import command_line
 from mixerkey.experiments.checkpoints import surrogate
 from mixerkey.fast import forward
 from mixerkey.keys import BlockKey
@@ -98,9 +97,7 @@ def experiment(key: BlockKey, radius: float) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Adversarial examples against the encrypted network.")
-    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
-    arguments = parser.parse_args()
+    arguments = command_line("Adversarial examples against the encrypted network.", RECEIPT).parse_args()
     torch.set_num_threads(1)
     victim = load_pretrained("cifar10")
     receipt = Receipt(
@@ -112,7 +109,7 @@ def main() -> None:
             "victim": weights_digest(victim),
         },
         versions=versions(),
-        processor=processor(torch.device("cpu")),
+        processor=processor(),
     )
     key = Key.from_seed(0, 4, 3)
     for levels in LEVELS:

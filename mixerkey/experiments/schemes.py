@@ -16,14 +16,12 @@ own; the next run without it gathers them.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import torch
 from tqdm import tqdm
 
 from mixerkey.convmixer import load_pretrained
+from mixerkey.experiments import command_line
 from mixerkey.experiments import trials as t
 from mixerkey.experiments.checkpoints import GRID
 from mixerkey.experiments.trials import EXACT, JUDGED, SECRET, Case, Found, Scheme
@@ -313,14 +312,13 @@ def take_up(path: Path) -> Receipt:
             "network": weights_digest(load_pretrained("cifar10")),
         },
         seconds="processor time of one attack on one core",
-        versions=versions() | {"scipy": version("scipy")},
-        processor=processor(torch.device("cpu")),
+        versions=versions("scipy"),
+        processor=processor(),
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Every scheme against every attacker.")
-    parser.add_argument("--out", type=Path, default=RECEIPT, help="receipt to write, or to go on with")
+    parser = command_line("Every scheme against every attacker.", RECEIPT)
     parser.add_argument("--cell", nargs=2, metavar=("SCHEME", "ATTACKER"), help="this cell only")
     parser.add_argument("--draws", type=int, default=10, help="at most so many for each attack")
     options = parser.parse_args(arguments)

@@ -294,8 +294,8 @@ def main(rounds: int = 9) -> None:
         parts = pool.map(part, range(len(PARTS)), [rounds] * len(PARTS))
         rows = [row for found in tqdm(parts, "parts", total=len(PARTS), disable=None) for row in found]
     print(table(rows))
-    print(f"\n{processor(torch.device('cpu'))}; medians of {rounds} rounds, in each of which all ways took turns")
-    machine = {"processor": processor(torch.device("cpu")), "versions": versions()}
+    print(f"\n{processor()}; medians of {rounds} rounds, in each of which all ways took turns")
+    machine = {"processor": processor(), "versions": versions()}
     write_json(RECEIPT, machine | {"rounds": rounds, "rows": rows})
 
 
