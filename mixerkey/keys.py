@@ -392,9 +392,8 @@ class Shuffle(SignedPermutation):
         return log2(factorial(self.size))
 
     @classmethod
-    def _draw(cls: type[Self], patch_size: int, channels: int, below1: Below, below2: Below) -> Self:
-        key = Key._draw(patch_size, channels, below1, below2)
-        return cls(key._secret[0], [False] * key.size, patch_size, channels)
+    def _draw(cls, patch_size: int, channels: int, below1: Below, below2: Below) -> Shuffle:
+        return Key._draw(patch_size, channels, below1, below2).shuffle
 
 
 class Flips(SignedPermutation):
@@ -412,9 +411,8 @@ class Flips(SignedPermutation):
         return log2(comb(self.size, self.size // 2))
 
     @classmethod
-    def _draw(cls: type[Self], patch_size: int, channels: int, below1: Below, below2: Below) -> Self:
-        key = Key._draw(patch_size, channels, below1, below2)
-        return cls(range(key.size), key._secret[1], patch_size, channels)
+    def _draw(cls, patch_size: int, channels: int, below1: Below, below2: Below) -> Flips:
+        return Key._draw(patch_size, channels, below1, below2).flip
 
 
 class MatrixKey(BlockKey):
