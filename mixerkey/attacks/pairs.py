@@ -54,12 +54,7 @@ def signed_assignment(x: Tensor, y: Tensor, patch_size: int, channels: int) -> R
 
 
 def least_squares(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recovery[MatrixKey]:
-    """The matrix that takes x nearest to y: min ∥y - x T∥ over all T.
-
-    Args:
-        x, y: real (n, p_b).
-        patch_size: M.
-        channels: C.
+    """The matrix that takes x nearest to y: min ∥y - x T∥ over all T; arguments as for `signed_assignment`.
 
     Returns:
         the key; its score is 1 - ∥y - x T∥² / ∥y∥². Unique is T if and only if x has rank p_b; otherwise T is the
@@ -85,16 +80,9 @@ def least_squares(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recov
 
 
 def procrustes(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recovery[MatrixKey]:
-    """The orthogonal matrix that takes x nearest to y (Schönemann, 1966): min ∥y - x Q∥ over QᵀQ = 1.
+    """The orthogonal matrix that takes x nearest to y: min ∥y - x Q∥ over QᵀQ = 1 (Schönemann, 1966).
 
-    Args:
-        x, y: real (n, p_b).
-        patch_size: M.
-        channels: C.
-
-    Returns:
-        the key; its score is 1 - ∥y - x Q∥² / ∥y∥². Unlike `least_squares`, it needs p_b - 1 pairs only, and noise
-        costs it less.
+    Arguments and score are as for `least_squares`. It needs p_b - 1 pairs only, and noise costs it less.
 
     >>> key = MatrixKey.orthogonal(2, 1, seed=0)
     >>> x = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

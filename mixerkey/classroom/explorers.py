@@ -253,10 +253,7 @@ def read_picture(content: bytes, channels: int) -> Tensor:
 
 
 def wrong_fraction(
-    model: nn.Module | None = None,
-    images: Tensor | None = None,
-    labels: Tensor | None = None,
-    key: Key | None = None,
+    model: nn.Module | None = None, images: Tensor | None = None, labels: Tensor | None = None, key: Key | None = None
 ) -> Explorer:
     """Slide how much of the client's key is wrong; see the accuracy of the encrypted model and the pictures.
 
@@ -311,10 +308,7 @@ def wrong_fraction(
 
 
 def embedding_rows(
-    model: nn.Module | None = None,
-    images: Tensor | None = None,
-    labels: Tensor | None = None,
-    key: Key | None = None,
+    model: nn.Module | None = None, images: Tensor | None = None, labels: Tensor | None = None, key: Key | None = None
 ) -> Explorer:
     """Move and negate the rows of E by hand until the network reads encrypted images: find the key's order.
 
