@@ -4,24 +4,25 @@ import { make } from "./live.js";
 export const PARTS = ["patch embedding", "positions or mixing", "kernels"];
 
 // For each network and change: the numbers of the parts that change, or none if the network cannot absorb it; and why.
+const EMBEDDED = {  // where a patch embedding comes first
+  "key within blocks": [[0], "The first layer is a matrix, so E takes the inverse of T. No block has moved, and nothing else needs to know."],
+  "matrix within blocks": [[0], "E takes the inverse of T, up to the rounding of floats. Nothing else changes."],
+};
 export const ABSORBED = {
   "ConvMixer": {
-    "key within blocks": [[0], "The first layer is a matrix, so E takes the inverse of T. No block has moved, and nothing else needs to know."],
-    "matrix within blocks": [[0], "E takes the inverse of T, up to the rounding of floats. Nothing else changes."],
+    ...EMBEDDED,
     "mirror image of the grid": [[2], "In the mirror image of a map, the mirrored kernels see what the old ones saw."],
     "any order of blocks": [[], "The kernels look at neighbours, and the neighbours are gone. Kernels of any values have no others that make up for it."],
     "key and any order": [[], "The embedding could take the key. The kernels cannot take the order."],
   },
   "ViT": {
-    "key within blocks": [[0], "The first layer is a matrix, so E takes the inverse of T. No block has moved, and nothing else needs to know."],
-    "matrix within blocks": [[0], "E takes the inverse of T, up to the rounding of floats. Nothing else changes."],
+    ...EMBEDDED,
     "mirror image of the grid": [[1], "Attention treats its tokens alike. Only the learned positions tell places apart: mirror them."],
     "any order of blocks": [[1], "Attention treats its tokens alike. Only the learned positions tell places apart: put them into the same order."],
     "key and any order": [[0, 1], "The embedding takes what happens within blocks, the positions take the order."],
   },
   "MLP-Mixer": {
-    "key within blocks": [[0], "The first layer is a matrix, so E takes the inverse of T. No block has moved, and nothing else needs to know."],
-    "matrix within blocks": [[0], "E takes the inverse of T, up to the rounding of floats. Nothing else changes."],
+    ...EMBEDDED,
     "mirror image of the grid": [[1], "Columns of the first token-mixing matrix and rows of the second are mirrored."],
     "any order of blocks": [[1], "Columns of the first token-mixing matrix and rows of the second follow the order."],
     "key and any order": [[0, 1], "The embedding takes what happens within blocks, token mixing takes the order."],
