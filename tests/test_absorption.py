@@ -8,7 +8,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from vit_pytorch import ViT as LinearViT
 
+from conftest import ROOT
 from mixerkey import ConvMixer, Key, SignedPermutation, encrypt_model, network_input, renormalize
 from mixerkey.embedding import patch_matrix, set_patch_matrix
 from mixerkey.experiments import pretrained
@@ -36,6 +36,7 @@ TURN = BlockOrder(torch.arange(64).reshape(8, 8).rot90().flatten(), 4, 3, grid=(
 WITHIN = {"key": KEY, "matrix": MATRIX}
 ORDERS = {"order": ORDER, "key and order": KEY.then(ORDER), "matrix and order": ORDER.then(MATRIX)}
 GRID = {"mirror": MIRROR, "turn": TURN, "key and turn": KEY.then(TURN)}
+TIMM: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "num_classes": 5}
 
 
 def hugging_face() -> nn.Module:
@@ -44,40 +45,22 @@ def hugging_face() -> nn.Module:
     return transformers.ViTForImageClassification(config)
 
 
-def timm_vit() -> nn.Module:
-    return timm.models.VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=2, num_classes=5)
-
-
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, BlockKey]]] = {
     "ConvMixer": (lambda: ConvMixer(16, 2, 3), WITHIN | GRID),
     "timm ConvMixer": (lambda: timm.models.ConvMixer(16, 2, 3, 4, num_classes=5), WITHIN | GRID),
-    "timm ViT": (timm_vit, WITHIN | ORDERS),
+    "timm ViT": (lambda: timm.models.VisionTransformer(depth=2, num_heads=2, **TIMM), WITHIN | ORDERS),
     "timm DeiT": (
-        lambda: timm.create_model(
-            "deit_tiny_distilled_patch16_224",
-            img_size=32,
-            patch_size=4,
-            embed_dim=24,
-            depth=2,
-            num_heads=2,
-            num_classes=5,
-        ),
+        lambda: timm.create_model("deit_tiny_distilled_patch16_224", depth=2, num_heads=2, **TIMM),
         WITHIN | ORDERS,
     ),
-    "timm MLP-Mixer": (
-        lambda: timm.models.MlpMixer(num_classes=5, img_size=32, patch_size=4, num_blocks=2, embed_dim=24),
-        WITHIN | ORDERS,
-    ),
+    "timm MLP-Mixer": (lambda: timm.models.MlpMixer(num_blocks=2, **TIMM), WITHIN | ORDERS),
     "timm ResMLP": (
         lambda: timm.models.MlpMixer(
-            num_classes=5,
-            img_size=32,
-            patch_size=4,
             num_blocks=2,
-            embed_dim=24,
             mlp_ratio=4,
             block_layer=timm.models.mlp_mixer.ResBlock,
             norm_layer=timm.models.mlp_mixer.Affine,
+            **TIMM,
         ),
         WITHIN | ORDERS,
     ),
@@ -210,7 +193,7 @@ def test_other_means_and_deviations_are_absorbed_exactly(bias: bool) -> None:
         renormalize(model, mean, (0.2, 0.0, 0.2))
 
 
-PAGE = (Path(__file__).parent.parent / "book" / "run.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "book" / "run.md").read_text(encoding="utf-8")
 *HUBS, THEN = re.findall(r"```python\n(.*?)```", PAGE.split("(running-hubs)=")[1].split("\n## ")[1], re.DOTALL)
 
 
