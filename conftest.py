@@ -12,14 +12,17 @@ import pytest
 import torch
 import yaml
 from hypothesis import settings
+from torch import Tensor
 
-from mixerkey.data import cifar10_available
+from mixerkey import ConvMixer, load_pretrained
+from mixerkey.data import cifar10_available, load_digits
 from tools.browser import ARGUMENTS, chromium, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent
+HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [Path(entry["file"]).stem for entry in TOC["parts"][0]["chapters"]]  # the numbered ones, in their order
 
@@ -31,6 +34,7 @@ MISSING = {  # a notebook's metadata names what it needs: {"mixerkey": {"needs":
     "gpu": None if torch.cuda.is_available() else "needs a GPU",
 }
 needs_cifar10 = pytest.mark.skipif(MISSING["cifar10"] is not None, reason=str(MISSING["cifar10"]))
+needs_html = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
 
 
 def needs(notebook: Path) -> list[str]:
@@ -44,6 +48,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for what in needs(item.path):
                 if reason := MISSING[what]:
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    return load_digits("test")
+
+
+@pytest.fixture(scope="module")
+def model() -> ConvMixer:
+    """The pocket network for the digits."""
+    return load_pretrained("digits")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +80,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the built book on a static host, in a sub-folder; ends with a slash."""
-    built = ROOT / "_build" / "html"
-    if not built.exists():
+    if not HTML.exists():
         pytest.skip("the book is not built: run make book")
     host = tmp_path_factory.mktemp("host")
-    shutil.copytree(built, host / "some" / "folder")
+    shutil.copytree(HTML, host / "some" / "folder")
     with serve(host) as address:
         yield f"{address}some/folder/"

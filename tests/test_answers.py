@@ -14,11 +14,11 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from book._ext.answers import load
+from conftest import HTML, ROOT
 from mixerkey import Key, key_space_bits
 from mixerkey.classroom.checks import check
 from mixerkey.classroom.checks.checker import Value
 
-ROOT = Path(__file__).parent.parent
 ANSWERS = load(ROOT / "book" / "answers.toml")
 RIGHT = {label: [field["right"] for field in fields] for label, fields in ANSWERS.items()}
 
@@ -184,7 +184,7 @@ def test_axe_finds_nothing_in_an_answer(browser: Browser, site: str, scheme: str
 
 def test_answers_are_judged_on_pages_that_are_opened_from_the_disk(browser: Browser) -> None:
     window = browser.new_page()
-    window.goto((ROOT / "_build" / "html" / "book" / "image-cipher.html").as_uri())
+    window.goto((HTML / "book" / "image-cipher.html").as_uri())
     window.locator("#ex-cipher-count .answer input").fill("24")
     window.locator("#ex-cipher-count").get_by_role("button", name="Check").click()
     expect(window.locator("#ex-cipher-count output")).to_contain_text("permutations alone")

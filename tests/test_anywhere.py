@@ -30,10 +30,9 @@ from nbformat import NotebookNode
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from conftest import needs
+from conftest import ROOT, needs
 from tools.colab import colab_copy
 
-ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 SHIPPED = ("ipykernel", "ipywidgets", "matplotlib", "numpy", "pillow", "pip", "scikit-learn", "scipy", "torch", "tqdm")
 START = 5  # code cells: versions, imports, and three more

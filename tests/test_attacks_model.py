@@ -57,11 +57,6 @@ def private() -> Digits:
 
 
 @pytest.fixture(scope="module")
-def model() -> ConvMixer:
-    return load_pretrained("digits")
-
-
-@pytest.fixture(scope="module")
 def surrogate(public: Digits) -> ConvMixer:
     """What an attacker trains: other first weights, another depth, fewer epochs."""
     recipe = Recipe(epochs=6, batch_size=64, peak_lr=0.01, crop=1)

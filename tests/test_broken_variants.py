@@ -29,26 +29,14 @@ from mixerkey import (
     encrypt_images,
     encrypt_model,
     key_space_bits,
-    load_pretrained,
     normalize,
     patch_matrix,
     set_patch_matrix,
 )
 from mixerkey.blocks import integrate, segment
-from mixerkey.data import load_digits
 
 Cipher = Callable[[Tensor, SignedPermutation], Tensor]
 Draw = Callable[[int, int], tuple[Tensor, Tensor]]  # a seed and p_b -> v, r
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    return load_digits("test")
-
-
-@pytest.fixture(scope="module")
-def model() -> ConvMixer:
-    return load_pretrained("digits")
 
 
 # The transposed permutation

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 from book._ext.docstrings import keep_letters
-
-API = Path(__file__).parent.parent / "_build" / "html" / "book" / "api.html"
+from conftest import HTML, needs_html
 
 
 def test_a_letter_is_no_number_of_a_list() -> None:
@@ -20,6 +16,6 @@ def test_a_letter_is_no_number_of_a_list() -> None:
     assert ":param channels: \\C." in fields
 
 
-@pytest.mark.skipif(not API.exists(), reason="the book is not built: run make book")
+@needs_html
 def test_the_reference_has_no_lists_that_begin_at_c() -> None:
-    assert "upperalpha" not in API.read_text(encoding="utf-8")
+    assert "upperalpha" not in (HTML / "book" / "api.html").read_text(encoding="utf-8")

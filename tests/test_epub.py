@@ -13,8 +13,8 @@ from zipfile import ZIP_STORED, ZipFile
 import pytest
 
 from book._ext import epub
+from conftest import HTML, ROOT
 
-ROOT = Path(__file__).parent.parent
 FILE = ROOT / "_build" / "the-mixer-key.epub"
 XHTML, MATHML, OPF = (
     "{http://www.w3.org/1999/xhtml}",
@@ -91,9 +91,8 @@ def test_no_page_needs_a_script_or_leads_nowhere(
 
 @built
 def test_the_book_is_all_there(pages: dict[str, ElementTree.Element]) -> None:
-    site = ROOT / "_build" / "html"
     for name, page in pages.items():
-        other = site / Path(name).with_suffix(".html")
+        other = HTML / Path(name).with_suffix(".html")
         if not name.startswith("book/"):
             continue
         html = other.read_text(encoding="utf-8")

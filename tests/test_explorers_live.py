@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -18,7 +17,9 @@ from parties import PATIENCE
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-BOOK = Path(__file__).parent.parent / "book"
+from conftest import ROOT
+
+BOOK = ROOT / "book"
 CHAPTERS = ("image-cipher", "experiments", "model-encryption", "breaking")
 TOKEN = "for-this-test-only"
 

@@ -52,11 +52,6 @@ def keys_for(count: int, M: int = 2, C: int = 1) -> list[Key]:
     return [Key.from_seed(seed, M, C) for seed in range(count)]
 
 
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    return load_digits("test")
-
-
 @st.composite
 def family(draw: st.DrawFn, M: int, C: int, grid: tuple[int, int]) -> BlockKey:
     """A key of any kind, for a block shape and a grid."""

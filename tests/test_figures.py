@@ -7,13 +7,14 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+
+from conftest import ROOT
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
@@ -26,7 +27,6 @@ from PIL import Image
 from mixerkey.classroom import figures
 from tools import art
 
-ROOT = Path(__file__).parent.parent
 PROVIDER = sorted((ROOT / "mixerkey" / "parties" / "page").glob("*.[cjh]*"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 PALETTES = {"light": figures.LIGHT, "dark": figures.DARK}

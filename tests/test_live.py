@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conftest import ROOT
+from conftest import HTML, ROOT
 from mixerkey import (
     ConvMixer,
     Key,
@@ -506,7 +506,7 @@ def test_the_encrypted_photograph_of_the_first_screen_is_the_one_that_comes_back
 
 def test_pages_that_are_opened_from_the_disk_are_alive(browser: Browser) -> None:
     """Where a browser neither loads modules nor fetches files: `make book` tells the reader to open index.html."""
-    site, page, complaints = (ROOT / "_build" / "html").as_uri(), browser.new_page(), list[str]()
+    site, page, complaints = HTML.as_uri(), browser.new_page(), list[str]()
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{site}/index.html")
     page.get_by_role("button", name="Break it").click()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CHAPTERS, MISSING, needs
+from conftest import CHAPTERS, MISSING, ROOT, needs
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "book").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
 # The only cells whose outputs are not compared, by their first line, and why.
 NOT_COMPARED = {"# Versions": "says which versions this run used"}

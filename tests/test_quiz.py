@@ -15,9 +15,8 @@ from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from book._ext.quiz import QUESTIONS, load
-from conftest import CHAPTERS
+from conftest import CHAPTERS, ROOT
 
-ROOT = Path(__file__).parent.parent
 QUIZZES = load(ROOT / "book" / "quizzes.toml")
 ONE = (
     "[[chapter]]\nquestion = 'What is $1 + 1$?'\noptions = [['right', '2', 'So it is.'], ['wrong', '3', 'Too many.']]\n"

@@ -15,12 +15,11 @@ import pytest
 from fontTools.ttLib import TTFont
 from playwright.sync_api import Browser, Page, expect
 
-from conftest import ROOT
+from conftest import HTML, ROOT, needs_html
 from tools.browser import ARGUMENTS, chromium
 from tools.claims import load
 
-HTML = ROOT / "_build" / "html"
-pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
+pytestmark = needs_html
 PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html"))
 OTHERS = ["search.html", "genindex.html", "prf-prf.html", "py-modindex.html"]
 WAYS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from parties import Provider
 
+from conftest import ROOT
 from mixerkey.__main__ import main
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, expect
 
 from book._ext import site as metadata
 from book._ext.lean import compress, with_size
+from conftest import ROOT
 from tools.weigh import SITE, Visit, pages, visit
 
-ROOT = Path(__file__).parent.parent
 MEGABYTE = 1_000_000
 LIMITS = {"book/welcome.html": 1.0, "book/convmixer.html": 1.0}  # megabytes, all requests together
 HEAVY = 1.8  # the same for every other page

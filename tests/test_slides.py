@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from book._ext.slides import Deck, draw, titles
+from conftest import ROOT
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = ROOT / "book"
 TITLES = titles(BOOK)
 DECKS = [name for name in TITLES if '"slide_type": "slide"' in (BOOK / f"{name}.ipynb").read_text(encoding="utf-8")]
 

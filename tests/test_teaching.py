@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from book._ext import teaching
+from conftest import ROOT
 from mixerkey.receipts import load_receipt
 from tools.claims import find_cell
 
-ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 

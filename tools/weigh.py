@@ -59,9 +59,9 @@ def visit(browser: Browser, url: str, **options: object) -> Visit:
     return Visit([request.url for request in requests if request.url.startswith("http")], failed, errors, size)
 
 
-def pages(site: Path = SITE) -> list[str]:
-    """The pages of a built site, relative to its root."""
-    found = (path.relative_to(site).as_posix() for path in [*site.glob("*.html"), *site.glob("book/*.html")])
+def pages() -> list[str]:
+    """The pages of the built site, relative to its root."""
+    found = (path.relative_to(SITE).as_posix() for path in [*SITE.glob("*.html"), *SITE.glob("book/*.html")])
     return sorted(set(found) - {"index.html"})  # that one leads on to the first
 
 
