@@ -55,17 +55,21 @@ def reduce(font: TTFont, codes: list[int]) -> TTFont:
 
 
 def superiors(font: TTFont) -> TTFont:
-    """Small raised letters, drawn with the font's own at 3/5 of their size; each has the width of its letter."""
+    """Small raised letters, drawn with the font's own at 3/5 of their size, and of their width where widths differ."""
     font = reduce(font, [ord(letter) for letter in SUPERIORS.values()])
     names, glyphs, em = font.getBestCmap(), font.getGlyphSet(), font["head"].unitsPerEm
+    widths = {letter: glyphs[names[ord(letter)]].width for letter in SUPERIORS.values()}
+    room = 1 if len(set(widths.values())) == 1 else 0.6  # columns of code stay in line
     drawn = {}
     for letter in SUPERIORS.values():
         name, outline, pen = names[ord(letter)], DecomposingRecordingPen(glyphs), TTGlyphPen(None)
         glyphs[name].draw(outline)
-        outline.replay(TransformPen(pen, (0.6, 0, 0, 0.6, 0.2 * glyphs[name].width, 0.3 * em)))
+        outline.replay(TransformPen(pen, (0.6, 0, 0, 0.6, (room - 0.6) / 2 * widths[letter], 0.3 * em)))
         drawn[name] = pen.glyph()
     for name, glyph in drawn.items():
         font["glyf"][name] = glyph
+        glyph.recalcBounds(font["glyf"])
+        font["hmtx"][name] = round(room * glyphs[name].width), glyph.xMin
     for table in font["cmap"].tables:
         table.cmap = {ord(sign): names[ord(letter)] for sign, letter in SUPERIORS.items()}
     return font
