@@ -28,6 +28,8 @@ from mixerkey.classroom import figures
 from tools import art
 
 PROVIDER = sorted((ROOT / "mixerkey" / "parties" / "page").glob("*.[cjh]*"))
+ON_A_PHONE = 342  # pixels wide is a figure on a phone of 390
+TEN_POINTS = 110 * 10 / 72  # pixels high are letters at a figure's full size
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 PALETTES = {"light": figures.LIGHT, "dark": figures.DARK}
 
@@ -159,6 +161,9 @@ def test_every_stored_figure_has_a_dark_version_of_the_same_size() -> None:
                 )
                 assert dark.size == light.size, path.name
                 width, height = dark.size
+                shown = output["metadata"]["image/png"]["width"]
+                assert width >= figures.FINE * shown - 1, path.name
+                assert TEN_POINTS * min(1, ON_A_PHONE / shown) > 9.5, f"{path.name}: letters too small on a phone"
                 corners = [dark.getpixel((x, y)) for x in (0, width - 1) for y in (0, height - 1)]
                 assert corners == [paper] * 4, path.name
                 count += 1
@@ -171,10 +176,16 @@ def test_a_notebook_keeps_both_versions_in_one_output() -> None:
     figure, axes = plt.subplots()
     axes.plot([1, 2])
     assert shell.display_formatter
+    shell.display_formatter.formatters["image/png"].for_type(Figure, lambda _: "the inline backend's")
     data, metadata = shell.display_formatter.format(figure)
     assert data.keys() == {"image/png", "text/plain"}
     assert b64decode(data["image/png"]) == figures.png(figure)
     assert b64decode(metadata["image/png"]["dark"]) == figures.png(figure, dark=True)
+    assert plt.rcParams["figure.figsize"][0] == figures.WIDTH
+    size = Image.open(io.BytesIO(b64decode(data["image/png"]))).size
+    shown = [metadata["image/png"][side] for side in ("width", "height")]
+    assert shown == [round(side / figures.FINE) for side in size]
+    assert figures.WIDTH * 110 < shown[0] < figures.WIDTH * 110 + 20  # with its margin
     InteractiveShell.clear_instance()
 
 

@@ -337,6 +337,7 @@ def test_an_image_tag_gets_its_size_once(tmp_path: Path) -> None:
     assert 'width="7" height="9" loading="lazy"' in with_size('<img src="a.png" />', tmp_path)
     assert 'width="12" height="8"' in with_size('<img src="b.svg" />', tmp_path)
     assert "height" not in with_size('<img style="width: 50%" src="a.png" />', tmp_path)
+    assert 'width="14" height="18" loading="lazy"' in with_size('<img style="width: 14px" src="a.png" />', tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

@@ -134,6 +134,7 @@ class Figures(SphinxPostTransform):
             if not str(image.get("alt", "")).strip():
                 where = f"{Path(self.document['source']).name}: image {Path(image['uri']).name}"
                 log.warning("%s has no alt text: say in words what it shows", where, location=image, type="alt")
+            image.attributes.pop("height", None)  # which a notebook gives with the width, and a narrow page would keep
             light = Path(image["uri"])  # MyST-NB names it by the same digest
             if light.stem in dark_ones:
                 name = light.with_stem(f"{light.stem}-dark").as_posix()
@@ -164,7 +165,7 @@ class Printed(SphinxPostTransform):
 
 
 class Joined(SphinxPostTransform):
-    """No line begins with the sign that follows a short formula, nor with a per cent sign.
+    """No line begins with the sign that follows a short formula, nor with a per cent sign, nor ends within 4 × 4.
 
     A long formula goes on in the next line itself.
     """
@@ -184,8 +185,9 @@ class Joined(SphinxPostTransform):
                     )
         for text in list(self.document.findall(nodes.Text)):
             as_it_is = (nodes.FixedTextElement, nodes.literal, nodes.math)
-            if "%" in text and not isinstance(text.parent, as_it_is):
-                text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d)\s(?=%)", "\N{NO-BREAK SPACE}", text)))
+            if not {"%", "×"}.isdisjoint(text) and not isinstance(text.parent, as_it_is):
+                joined = re.sub(r"(?<=\d)\s(?=%|× \d)|(?<=\d ×)\s(?=\d)", "\N{NO-BREAK SPACE}", text)
+                text.parent.replace(text, nodes.Text(joined))
 
 
 def compress(picture: Path) -> Path:
@@ -205,7 +207,11 @@ def with_size(tag: str, folder: Path) -> str:
     """An <img> tag that says how large its picture is, so that nothing moves when it comes, and that can wait."""
     source = html.unescape(re.search(r'src="([^"]*)"', tag)[1])  # type: ignore[index]
     picture, size = folder / source, ""
-    if "width" not in tag and picture.suffix in (".png", ".jpg", ".webp") and picture.exists():
+    if wide := re.search(r' style="width: (\d+)px;?"', tag):
+        with Image.open(picture) as image:
+            size = f' width="{wide[1]}" height="{round(int(wide[1]) * image.height / image.width)}"'
+        tag = tag.replace(wide[0], "")
+    elif "width" not in tag and picture.suffix in (".png", ".jpg", ".webp") and picture.exists():
         with Image.open(picture) as image:
             size = f' width="{image.width}" height="{image.height}"'
     elif "width" not in tag and picture.suffix == ".svg" and picture.exists():

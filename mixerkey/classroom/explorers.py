@@ -33,7 +33,7 @@ from mixerkey.attacks.challenge import photo_tiles
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.attacks.statistics import ImageStatistics
 from mixerkey.cipher import decrypt_images, encrypt_images
-from mixerkey.classroom.figures import show_images, show_matrix
+from mixerkey.classroom.figures import WIDTH, show_images, show_matrix
 from mixerkey.convmixer import load_pretrained
 from mixerkey.data import load_digits, load_photos
 from mixerkey.embedding import find_patch_embedding, patch_matrix
@@ -183,7 +183,7 @@ def cipher_steps(image: Tensor | None = None, key: Key | None = None) -> Explore
         seen = {name: stages[name] for name in names}
         changed = (seen[names[-1]] != x).double().mean().item()
         return View(
-            show_images(seen, columns=4, size=2.2),
+            show_images(seen, columns=4),
             f"The picture, with blocks of {block_size} by {block_size} pixels: {', '.join(names)}.",
             f"M = {block_size}: {changed:.1%} of all values differ from the plain picture's.",
             seen,
@@ -285,7 +285,7 @@ def wrong_fraction(
         seen = decrypt_images(sent, other)
         share = accuracy(locked, images, labels, other)
         return View(
-            show_images({f"image {i + 1}": picture for i, picture in enumerate(seen)}, columns=6, size=1.3),
+            show_images({f"image {i + 1}": picture for i, picture in enumerate(seen)}, columns=6),
             f"Six encrypted images, decrypted with a key of which {positions} positions and {signs} signs are wrong.",
             f"Of {size} positions {positions} are wrong, of {size} signs {signs}: with this key {share:.1%} of "
             f"{len(images)} images are classified correctly.",
@@ -343,7 +343,7 @@ def embedding_rows(
         guess = rows.key()
         moved = encrypt_model(model, guess)
         share, classes = accuracy(moved, sent, labels), classify(moved, sent[:6])
-        figure, axes = plt.subplots(2, 1, figsize=(6, 3))
+        figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 3))
         show_matrix(E, "E", axes=axes[0])
         show_matrix(patch_matrix(moved), "the rows as you have put them", axes=axes[1])
         axes[1].axhspan(row - 0.5, row + 0.5, fill=False, linewidth=2)
@@ -444,7 +444,7 @@ def attackers_console(public: Tensor | None = None, private: Tensor | None = Non
             seen, found = encrypted[:6], {}
         what = "as decrypted with the recovered key" if wanted else "as they were sent, encrypted"
         pictures = {f"image {i + 1}": picture for i, picture in enumerate(seen)}
-        return View(show_images(pictures, columns=6, size=1.3), f"Six images, {what}.", sentence, found)
+        return View(show_images(pictures, columns=6), f"Six images, {what}.", sentence, found)
 
     counts = [n for n in COUNTS if n < len(private)] + [len(private)]
     run = ipywidgets.Button(description="Run the attack")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import textwrap
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,11 @@ from matplotlib.backend_bases import GraphicsContextBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb, to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
+
+WIDTH = 4.8  # inches: labels of 10 points are 9.7 pixels high where a phone of 390 pixels shows all of it
+FINE = 1.5  # pixels of a stored picture for each of a page: sharp on a phone, whose screen has up to three
 
 _CSS = (Path(__file__).parents[1] / "palette.css").read_text(encoding="utf-8")
 _COLOURS = re.findall(r"--mixer-(\w+): light-dark\((#\w+), (#\w+)\)", _CSS)
@@ -41,7 +46,8 @@ _TWINS = np.array([[to_rgb(colour) for colour in palette.values()] for palette i
 def set_style() -> None:
     """Set matplotlib's defaults for the book, and let a notebook keep each figure on dark paper too.
 
-    The second picture goes into the metadata of the same output, as ``{"image/png": {"dark": base64}}``.
+    The second picture goes into the metadata of the same output, as ``{"image/png": {"dark": base64}}``, beside the
+    width and the height in pixels of a page. A figure is `WIDTH` inches wide unless it says otherwise.
 
     >>> set_style()
     >>> plt.rcParams["axes.spines.top"]
@@ -66,6 +72,7 @@ def set_style() -> None:
             "axes.spines.right": False,
             "axes.titlesize": 10,
             "font.size": 10,
+            "figure.figsize": (WIDTH, 2.6),
             "figure.dpi": 110,
             "figure.constrained_layout.use": True,
         }
@@ -115,7 +122,7 @@ class _DarkCanvas(FigureCanvasAgg):
 
 
 def png(figure: Figure, *, dark: bool = False) -> bytes:
-    """A figure as a PNG file, as a notebook shows it; the figure itself stays as it is.
+    """A figure as a PNG file, as a notebook shows it, with `FINE` pixels for one; the figure itself stays as it is.
 
     Args:
         figure: drawn in the book's style.
@@ -128,39 +135,54 @@ def png(figure: Figure, *, dark: bool = False) -> bytes:
         for artist in mapped:
             artist.set_cmap(_DARK_SIGNS)  # type: ignore[attr-defined]
         drawing = _DarkCanvas(figure) if dark else FigureCanvasAgg(figure)
-        drawing.print_figure(file, format="png", dpi=figure.dpi, bbox_inches="tight")
+        drawing.print_figure(file, format="png", dpi=FINE * figure.dpi, bbox_inches="tight")
     finally:
         for artist in mapped:
             artist.set_cmap(SIGNS)  # type: ignore[attr-defined]
         figure.set_canvas(canvas)
-    return file.getvalue()
+    smaller = io.BytesIO()
+    Image.open(file).convert("RGB").save(smaller, "png", optimize=True)
+    return smaller.getvalue()
 
 
 def _both(figure: Figure) -> tuple[dict, dict]:
     """What a notebook keeps of a figure: data and metadata."""
-    light, dark = (b64encode(png(figure, dark=dark)).decode() for dark in (False, True))
-    return {"image/png": light}, {"image/png": {"dark": dark}}
+    formatter = sys.modules["IPython"].get_ipython().display_formatter
+    formatter.formatters["image/png"].pop(Figure, None)  # the inline backend's, which would come before this one
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # which would lay it out a bit better each time
+    light, dark = (png(figure, dark=dark) for dark in (False, True))
+    width, height = (round(side / FINE) for side in Image.open(io.BytesIO(light)).size)
+    metadata = {"dark": b64encode(dark).decode(), "width": width, "height": height}
+    return {"image/png": b64encode(light).decode()}, {"image/png": metadata}
 
 
-def show_images(images: Mapping[str, Tensor], *, columns: int = 4, size: float = 2.0) -> Figure:
+def show_images(images: Mapping[str, Tensor], *, columns: int = 4) -> Figure:
     """Draw images side by side, each under its title, pixels kept sharp.
 
     Args:
         images: title -> image (C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1].
-        columns: images a row.
-        size: width and height of one image, in inches.
+        columns: images a row, as many as `WIDTH` inches have room for.
 
     >>> figure = show_images({"grey": torch.rand(1, 8, 8), "colour": torch.rand(3, 8, 8)})
     >>> [axes.get_title() for axes in figure.axes]
     ['grey', 'colour']
     >>> plt.close(figure)
     """
+    width = WIDTH / columns  # inches of an image
+    room, titles = int(12 * width), list(images)  # 12 letters of 10 points are an inch long
+    if max(map(len, titles)) > room:
+        lines = ([textwrap.fill(part, room) for part in re.split(r"(?<=,) ", title)] for title in titles)
+        titles = ["\n".join(parts) for parts in lines]
+    tall = max(image.shape[1] / image.shape[2] for image in images.values())
+    above = 0.1 + 0.17 * max(title.count("\n") + 1 for title in titles)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.3) * rows), squeeze=False)
+    size = (width * columns, (width * tall + above) * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, (title, image) in zip(grid.flat, images.items(), strict=False):
+    for axes, title, image in zip(grid.flat, titles, images.values(), strict=False):
         top = 255 if image.dtype == torch.uint8 else 1
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=top, interpolation="nearest")
         axes.set_title(title)
@@ -215,7 +237,7 @@ def show_filters(E: Tensor, patch_size: int, channels: int, *, count: int = 32, 
     pictures = E[:, strongest].T.reshape(-1, channels, patch_size, patch_size)
     pictures = 0.5 + 0.5 * pictures / pictures.flatten(1).abs().amax(1)[:, None, None, None]
     rows = -(-len(pictures) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(0.55 * columns, 0.6 * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.08 * WIDTH / columns * rows), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture in zip(grid.flat, pictures, strict=False):
