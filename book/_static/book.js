@@ -5,6 +5,8 @@ const cut = (box) => box.scrollWidth > box.clientWidth + 1;
 /** Give a scroller a place in the tab order while, and only while, it has something to scroll. */
 function reach(box) {
   if (box.matches(".pst-scrollable-table-container")) deal(box);
+  box.classList.remove("narrow");
+  if (box.matches(".katex-display")) box.classList.toggle("narrow", cut(box)); // in smaller letters, on a phone
   if (cut(box)) box.tabIndex = 0;
   else box.removeAttribute("tabindex");
 }
@@ -12,11 +14,17 @@ function reach(box) {
 /* What CSS lays out in another way is still a table to whoever listens. */
 const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
 
+/** Whether a table of many columns fits a narrow page only with words above each other: a row has more than four lines. */
+function squeezed(table) {
+  const rows = [...table.querySelectorAll("tbody tr")];
+  return rows[0]?.cells.length > 3 && rows.some((row) => row.clientHeight > 5 * parseFloat(getComputedStyle(row.cells[0]).lineHeight));
+}
+
 /** Make a card of each row of a table that is too wide for a phone: its first words above, the others under their titles. */
 function deal(box) {
   const [table] = box.children, titles = [...table.querySelectorAll("thead th")].map((title) => title.textContent.trim());
   table.classList.remove("cards");
-  if (innerWidth > 640 || !titles.length || !cut(box)) return;
+  if (innerWidth > 640 || !titles.length || !(box.scrollWidth > box.clientWidth || squeezed(table))) return;
   const cells = [...table.querySelectorAll("tbody > tr > *")], texts = cells.map((cell) => cell.textContent.trim());
   cells.forEach((cell) => (cell.dataset.title = titles[cell.cellIndex]));
   for (const [tag, role] of Object.entries(ROLES)) {
