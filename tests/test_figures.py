@@ -1,4 +1,4 @@
-"""The arrays behind the figures, since notebook validation does not look at pixels."""
+"""The arrays behind the figures, since notebook validation does not look at pixels; and how tables stand."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 from mixerkey.classroom import figures
+from mixerkey.classroom.tables import Table
 from tools import art
 
 PROVIDER = sorted((ROOT / "mixerkey" / "parties" / "page").glob("*.[cjh]*"))
@@ -76,6 +77,13 @@ def test_show_filters_draws_the_strongest_columns_as_blocks_with_zero_grey() -> 
     assert np.allclose(strongest, 0.5 + (E[:, 1].reshape(3, 2, 2).permute(1, 2, 0)) / 12)
     assert second[0, 1, 1] == 1.0
     assert np.sum(second == 0.5) == 11
+
+
+def test_a_column_of_numbers_stands_to_the_right_though_a_word_is_in_it() -> None:
+    table = Table(["scheme", "found"], [["shuffle", "8 of 10"], ["both", "none"], ["order", "10 of 10"]])
+    lines = ["scheme      found", "shuffle   8 of 10", "both         none", "order    10 of 10"]
+    assert repr(table).splitlines() == lines
+    assert table._repr_html_().count('style="text-align: right"') == 4
 
 
 def contrast(one: str, other: str) -> float:

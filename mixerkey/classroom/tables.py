@@ -20,11 +20,6 @@ class Table:
     model   accuracy
     plain     91.2 %
     locked     9.8 %
-    >>> Table(["scheme", "keys found"], [["shuffle", "8 of 10"], ["both", "none"], ["order", "10 of 10"]])
-    scheme   keys found
-    shuffle     8 of 10
-    both           none
-    order      10 of 10
     """
 
     def __init__(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
