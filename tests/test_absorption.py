@@ -197,8 +197,18 @@ PAGE = (ROOT / "book" / "run.md").read_text(encoding="utf-8")
 *HUBS, THEN = re.findall(r"```python\n(.*?)```", PAGE.split("(running-hubs)=")[1].split("\n## ")[1], re.DOTALL)
 
 
-@pytest.mark.parametrize("load", HUBS, ids=["timm", "torchvision", "Hugging Face"])
-def test_the_lines_for_published_networks_run_as_they_stand(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+HALF = [0.5] * 3, [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("load", "trained_with"),
+    zip(HUBS, [IMAGENET, IMAGENET, HALF], strict=True),
+    ids=["timm", "torchvision", "Hugging Face"],
+)
+def test_the_lines_for_published_networks_run_as_they_stand(
+    load: str, trained_with: tuple[list[float], list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With small random networks instead of downloads, that take the same arguments and images."""
     create = timm.create_model
 
@@ -225,7 +235,8 @@ def test_the_lines_for_published_networks_run_as_they_stand(load: str, monkeypat
     torch.manual_seed(0)
     exec(load, run)
     exec(THEN, run)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (run["mean"], run["std"]))
+    assert (list(run["mean"]), list(run["std"])) == trained_with
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in trained_with)
     plain = outputs(run["model"], (images / 255 - mean) / std)
     answer = getattr(run["answer"], "logits", run["answer"])
     assert torch.allclose(answer, plain, atol=1e-4)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.cbook
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,10 +26,11 @@ from conftest import needs_cifar10
 from mixerkey import ConvMixer, Key, accuracy, encrypt_images, encrypt_model, load_pretrained, patch_matrix
 from mixerkey.__main__ import main
 from mixerkey.attacks import Recovery
+from mixerkey.attacks.ciphertext import relatives
 from mixerkey.convmixer import save_model
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import classify, confusion, partly_wrong, predict, sweep
-from mixerkey.experiments import ciphertext_only, lesson, trials
+from mixerkey.experiments import ciphertext_only, lesson, model_alone, trials
 from mixerkey.experiments.paper import (
     SMALL,
     block_sizes,
@@ -422,6 +424,34 @@ def test_whether_a_network_of_the_lesson_betrays_its_key(
     monkeypatch.setattr(trials, "model_only", attack)
     monkeypatch.setattr(trials, "by_fit", lambda found, *_: found)
     assert lesson.betrayed(tmp_path, 2) is finds
+
+
+@needs_cifar10
+def test_each_kind_of_evidence_about_a_network_gets_what_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a relative of the key, labels find the key; photographs and images of their own find it by fit."""
+    seen = []
+
+    def attack(encrypted: ConvMixer, expected: np.ndarray) -> Recovery:
+        seen.append(len(expected))
+        return Recovery(relatives(4, 3)[1].then(Key.from_seed(1, 4, 3)), 1.0, ())
+
+    monkeypatch.setattr(model_alone, "model_only", attack)
+    monkeypatch.setattr(model_alone, "network", lambda name, half: load_pretrained("cifar10"))
+    monkeypatch.setattr(model_alone, "by_fit", lambda found, *_: found)
+    monkeypatch.setattr(model_alone, "PUBLIC", 20)
+    found = model_alone.attacked("lesson", 1)
+    assert seen == [2, len(model_alone.RECIPES)]  # expected of photographs, one a sign; of the other half's networks
+    assert found["labels too"] == {"right": 48, "up to relatives": 48}
+    for evidence in ("two photographs", "networks of other images"):
+        assert found[evidence]["right"] < found[evidence]["up to relatives"] == 48
+    assert found["accuracy"] > 0.88
+
+
+def test_the_networks_that_were_attacked_alone_are_ten() -> None:
+    receipt = load_receipt("model_alone")
+    assert receipt["recipes"] == json.loads(json.dumps({n: asdict(r) for n, r in model_alone.RECIPES.items()}))
+    assert [len(trials) for trials in receipt["trials"].values()] == [2] * 5
+    assert list(receipt["trials"]) == list(model_alone.RECIPES)
 
 
 def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> None:

@@ -83,7 +83,7 @@ def round_off(mixed: Tensor, found: Recovery[MatrixKey]) -> Recovery[MatrixKey]:
     The nearer a block is to mid-grey, the less an error of the estimate moves it. Of the greyest blocks the pixels are
     rounded to whole grey levels, the orthogonal matrix that takes these to the mixed blocks is a better estimate
     (Procrustes), and so more blocks can be rounded. How near is near enough depends: from
-    400 images of CIFAR-10 and like pictures 8 of 10 estimates were, at 45 to 49 dB.
+    400 images of CIFAR-10 and like pictures 8 of 10 estimates were.
 
     Args:
         mixed: as for `unmix`, float (N, C, H, W).

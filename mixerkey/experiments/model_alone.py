@@ -1,0 +1,102 @@
+"""The key from the encrypted network alone: over networks, since a new key of the same one is hardly a new trial.
+
+Five recipes, and for each one network trained on either half of CIFAR-10's training images: ten victims, on none of
+which the attack was chosen. Each is encrypted with a key of its own and attacked with three kinds of evidence, each of
+which has all of the one before but the first:
+
+- two photographs say what the Gram matrix should be like, and which of a key's relatives fits;
+- the networks of the other half, the attacker's own, say the former, and 100 images of that half the latter;
+- the labels of these 100 images decide between the relatives.
+
+    python -m mixerkey.experiments.model_alone
+
+needs CIFAR-10 (MIXERKEY_DATA), and about an hour and a half of one core. Networks are kept in ``runs/model_alone``, and
+a run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from mixerkey import ConvMixer, Key, SignedPermutation, accuracy, encrypt_model
+from mixerkey.attacks import Recovery, by_fit, expected_grams, model_only, settle
+from mixerkey.attacks.ciphertext import relatives
+from mixerkey.attacks.model_only import decrypted, gram
+from mixerkey.data import load_cifar10
+from mixerkey.experiments import RUNS, command_line
+from mixerkey.experiments.trials import TILES, pictures
+from mixerkey.receipts import RECEIPTS, Receipt, processor, versions
+from mixerkey.training import FAST, LESSON, PAPER, train
+
+RECEIPT = RECEIPTS / "model_alone.json"
+SHORT = replace(LESSON, epochs=5, average=0.99)
+RECIPES = {
+    "lesson": SHORT,
+    "lesson, not whitened": replace(SHORT, whiten=False),
+    "lesson, Adam alone": replace(SHORT, muon=0.0, peak_lr=0.01),
+    "fast": replace(FAST, epochs=4, batch_size=128, average=0.99),
+    "paper": replace(PAPER, epochs=4, dtype="bfloat16"),
+}
+HALVES = slice(25_000), slice(25_000, 50_000)  # of the training images: no image for both
+PUBLIC, JUDGED = 100, 1000  # the attacker's images, of the other half; test images on which an accuracy is measured
+
+
+def network(name: str, half: int) -> ConvMixer:
+    """Train the network of that recipe on that half of the training images, or take it up again."""
+    images, labels = (part[HALVES[half]] for part in load_cifar10("train"))
+    path = RUNS / "model_alone" / f"{name.replace(', ', '-').replace(' ', '-')}-{half}.safetensors"
+    return train(ConvMixer(256, 8), images, labels, RECIPES[name], seed=half, evaluate=lambda _: 0.0, checkpoint=path)[
+        0
+    ]
+
+
+def attacked(name: str, half: int) -> dict:
+    """What each kind of evidence finds of the key of one network."""
+    victim, key = network(name, half), Key.from_seed(10 * list(RECIPES).index(name) + half, 4, 3)
+    encrypted, tiles = encrypt_model(victim, key), pictures("photographs")
+    images, labels = (part[HALVES[1 - half]][:PUBLIC] for part in load_cifar10("train"))
+    by_photographs = by_fit(model_only(encrypted, expected_grams(tiles, 4)), encrypted, tiles[::TILES])
+    like = np.stack([gram(network(other, 1 - half)) for other in RECIPES])
+    by_networks = by_fit(model_only(encrypted, like), encrypted, images)
+    rivals = Recovery(by_networks.key, by_networks.score, tuple(relatives(4, 3)[1:]))
+    by_labels = settle(rivals, lambda one: accuracy(decrypted(encrypted, one), images, labels))
+    found = {"two photographs": by_photographs, "networks of other images": by_networks, "labels too": by_labels}
+    test_images, test_labels = load_cifar10("test")
+    return {
+        "accuracy": accuracy(victim, test_images[:JUDGED], test_labels[:JUDGED]),
+        **{evidence: judge(recovery.key, key) for evidence, recovery in found.items()},
+    }
+
+
+def judge(found: SignedPermutation, key: SignedPermutation) -> dict:
+    """How many of the 48 pixels get their place and sign, as found and by the best relative."""
+    change = found.matrix() @ key.matrix().T  # of plain pixels; the identity for the right key
+    return {
+        "right": int(change.diagonal().clamp(min=0).sum()),
+        "up to relatives": max(round(float((g.matrix() * change).sum())) for g in relatives(4, 3)),
+    }
+
+
+def main() -> None:
+    arguments = command_line("Keys from the encrypted network alone, over ten networks.", RECEIPT).parse_args()
+    torch.set_num_threads(1)
+    receipt = Receipt(
+        arguments.out,
+        {"recipes": {name: asdict(recipe) for name, recipe in RECIPES.items()}, "public images": PUBLIC},
+        versions=versions(),
+        processor=processor(),
+    )
+    for name in RECIPES:
+
+        def run(half: int, name: str = name) -> dict:
+            return attacked(name, half)
+
+        for found in receipt.trials(name, len(HALVES), run):
+            print(name, {what: value if isinstance(value, float) else value["right"] for what, value in found.items()})
+
+
+if __name__ == "__main__":
+    main()
