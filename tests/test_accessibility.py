@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-HTML = Path(__file__).parent.parent / "_build" / "html"
-pytestmark = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
-PAGES = sorted(
-    str(path.relative_to(HTML))
-    for path in [*HTML.glob("book/*.html"), *HTML.glob("*.html")]
-    if path.name != "index.html"  # leads to book/welcome.html
-)
+from conftest import needs_html
+from tools.weigh import pages
+
+pytestmark = needs_html
+PAGES = pages()
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 CHAPTER = "book/convmixer.html"
@@ -84,6 +82,15 @@ def opened(browser: Browser, address: str = "", **settings: object) -> Iterator[
         yield page
 
 
+def pages_in(theme: Literal["light", "dark"], browser: Browser, site: str) -> Iterator[Page]:
+    """Each of the pages, shown in that theme."""
+    with opened(browser, color_scheme=theme, viewport=DESKTOP) as page:
+        for name in PAGES:
+            page.goto(site + name)
+            assert page.locator("html").get_attribute("data-theme") == theme
+            yield page
+
+
 def violations(page: Page, contrast_alone: bool = False) -> list[str]:
     """What axe-core finds on an open page."""
     page.evaluate(LEAN)
@@ -97,24 +104,16 @@ def violations(page: Page, contrast_alone: bool = False) -> list[str]:
 
 def test_axe_finds_nothing_in_the_light_theme(browser: Browser, site: str) -> None:
     found = []
-    with opened(browser, color_scheme="light", viewport=DESKTOP) as page:
-        for name in PAGES:
-            page.goto(site + name)
-            assert page.locator("html").get_attribute("data-theme") == "light"
-            assert page.locator("main h1:visible").count() == 1, name
-            found += violations(page)
+    for page in pages_in("light", browser, site):
+        assert page.locator("main h1:visible").count() == 1, page.url
+        found += violations(page)
     assert found == []
 
 
 def test_axe_finds_no_poor_contrast_in_the_dark_theme(browser: Browser, site: str) -> None:
     """The theme changes colours and nothing else, so that the other rules need no second run."""
-    found = []
-    with opened(browser, color_scheme="dark", viewport=DESKTOP) as page:
-        for name in PAGES:
-            page.goto(site + name)
-            assert page.locator("html").get_attribute("data-theme") == "dark"
-            found += violations(page, contrast_alone=True)
-    assert found == []
+    shown = pages_in("dark", browser, site)
+    assert [found for page in shown for found in violations(page, contrast_alone=True)] == []
 
 
 @pytest.mark.parametrize("name", ["book/welcome.html", "book/references.html", "book/notation.html"])

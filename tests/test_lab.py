@@ -429,40 +429,33 @@ def test_the_network_comes_when_asked_for_with_progress_and_cancel(
     expect(page.locator("#lab-pair-3 strong")).to_contain_text("8, ")
 
 
-def tab_to(page: Page, element: str) -> None:
-    """Press the tab key until the element has the focus."""
+def tab_to(page: Page, element: str, key: str) -> None:
+    """Press the tab key until the element has the focus, then another key."""
     for _ in range(150):
         if page.locator(element).evaluate("(e) => e === document.activeElement"):
-            return
+            return page.keyboard.press(key)
         page.keyboard.press("Tab")
     raise AssertionError(f"the tab key does not reach {element}")
 
 
 def test_the_whole_journey_by_keyboard(page: Page) -> None:
-    tab_to(page, "#lab-samples button:nth-child(2)")
-    page.keyboard.press("Enter")
+    tab_to(page, "#lab-samples button:nth-child(2)", "Enter")
     expect(page.locator("#lab-picture-name")).to_have_text("automobile, CIFAR-10")
-    tab_to(page, "[name=lab-M][value='4']")
-    page.keyboard.press("ArrowLeft")
+    tab_to(page, "[name=lab-M][value='4']", "ArrowLeft")
     expect(page.locator("#lab-key-size")).to_contain_text("2 × 2")
     page.keyboard.press("ArrowRight")
-    tab_to(page, "#lab-generate")
-    page.keyboard.press("Space")
-    tab_to(page, "#lab-fraction-1")
-    page.keyboard.press("End")
+    tab_to(page, "#lab-generate", "Space")
+    tab_to(page, "#lab-fraction-1", "End")
     expect(page.locator(".lab-wrong").first).to_contain_text("100 %: 48 of 48 positions, 48 of 48 flips wrong")
-    tab_to(page, "#lab-fetch")
-    page.keyboard.press("Enter")
+    tab_to(page, "#lab-fetch", "Enter")
     expect(page.locator("#lab-pair-0 strong")).to_contain_text("automobile")
     expect(page.locator("#lab-pair-3 strong")).to_have_text(page.locator("#lab-pair-0 strong").inner_text())
     expect(page.locator("#lab-answers-said")).to_contain_text("Plain image, plain model: automobile")
     expect(page.locator("#lab-short")).to_be_focused()
-    tab_to(page, "#lab-images")
-    page.keyboard.press("Home")
+    tab_to(page, "#lab-images", "Home")
     expect(page.locator("#lab-images-count")).to_have_text("1")
     page.keyboard.press("End")
-    tab_to(page, "#lab-attack")
-    page.keyboard.press("Enter")
+    tab_to(page, "#lab-attack", "Enter")
     expect(page.locator("#lab-attack-status")).to_contain_text("Done, from 300 ciphertexts")
     # The crops are drawn anew each time, and a search may fail; see measured.csv for how seldom.
     counts = re.findall(r"(\d+) of 48", page.locator("#lab-attack-status").inner_text())
