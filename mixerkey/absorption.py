@@ -229,7 +229,7 @@ def _encrypt_linear(model: nn.Module, name: str, key: BlockKey, whole: BlockKey,
             if not isinstance(key, SignedPermutation) or bool(key.flips.any()):
                 raise ValueError(
                     f"a LayerNorm over the pixels of a patch stands before the embedding {name!r}: it takes away their "
-                    "mean, which flips and mixtures change; such a network absorbs shuffles only (key.shuffle)"
+                    "mean, which most flips and mixtures change; of such a network a shuffle is taken (key.shuffle)"
                 )
             for vector in (norm.weight, norm.bias):
                 if vector is not None:

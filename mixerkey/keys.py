@@ -98,7 +98,7 @@ class BlockKey(ABC):
             same shape, dtype and device.
 
         Raises:
-            TypeError: unsigned integers for a key that flips, or any for one that mixes.
+            TypeError: unsigned integers for a signed permutation, or any for a key that mixes.
             ValueError: the grid of blocks is not the one that the key was made for.
         """
 
@@ -614,7 +614,9 @@ class BlockOrder(BlockKey):
     """
 
     __slots__ = ()
-    needs = "learned positions or token mixing; or convolutions, where the order is a symmetry of the grid"
+    needs = (
+        "learned positions or token mixing; or convolutions with odd kernels, where the order is a symmetry of the grid"
+    )
 
     def __init__(self, order: Iterable[int] | Tensor, patch_size: int, channels: int, grid: tuple[int, int]) -> None:
         grid = _grid(grid)
