@@ -12,7 +12,7 @@ export const ABSORBED = {
   "ConvMixer": {
     ...EMBEDDED,
     "mirror image of the grid": [[2], "In the mirror image of a map, the mirrored kernels see what the old ones saw."],
-    "any order of blocks": [[], "The kernels look at neighbours, and the neighbours are gone. Kernels of any values have no others that make up for it."],
+    "any order of blocks": [[], "The kernels look at neighbours, and the neighbours are gone. If kernels may have any values, no others make up for it."],
     "key and any order": [[], "The embedding could take the key. The kernels cannot take the order."],
   },
   "ViT": {
