@@ -105,7 +105,7 @@ def network_input(
     if key is None:
         return normalize(x).to(dtype)
     if not isinstance(key, BlockKey):
-        return _each(network_input, x, key, dtype)
+        return _each(network_input, x, key, dtype).to(dtype)  # also where there is no image
     if key.moves_pixels:
         return normalize(encrypt_images(x, key)).to(dtype)
     normal = normalize(x).to(dtype)
@@ -152,9 +152,7 @@ def _each(function, x: Tensor, keys: Sequence[BlockKey], *options: Any) -> Tenso
         raise ValueError("some keys move pixels and some mix them, which gives images of two kinds; take them apart")
     if len(keys) != len(x):
         raise ValueError(f"need one key for each image; got {len(keys)} keys and {len(x)} images")
-    if not len(x):
-        return normalize(x).to(*options) if function is network_input else x
-    return torch.stack([function(image, key, *options) for image, key in zip(x, keys, strict=True)])
+    return torch.stack([function(image, key, *options) for image, key in zip(x, keys, strict=True)]) if len(x) else x
 
 
 def _check_dense(x: Tensor) -> None:

@@ -258,7 +258,7 @@ class SignedPermutation(BlockKey):
     def act(self, blocks: Tensor) -> Tensor:
         """± x(v_k) (Eq. 4, and Eq. 7: on normalised pixels a flip is a sign)."""
         if not blocks.dtype.is_signed:
-            raise TypeError(f"act takes normalised pixels, got {blocks.dtype}; encrypt_images takes pictures")
+            raise _no_pixels(blocks)
         signs = (1 - 2 * self.flips.int()).to(blocks)
         return blocks[..., self.permutation.to(blocks.device)] * signs
 
@@ -471,7 +471,7 @@ class MatrixKey(BlockKey):
     def act(self, blocks: Tensor) -> Tensor:
         """x T, in the dtype of the blocks."""
         if not blocks.is_floating_point():
-            raise TypeError(f"act takes normalised pixels, got {blocks.dtype}; encrypt_images takes pictures")
+            raise _no_pixels(blocks)
         return blocks @ self._secret.T.to(blocks)
 
     def inverse(self) -> MatrixKey:
@@ -860,6 +860,10 @@ class _Matrix:
 
     def __hash__(self) -> int:
         return hash(self.T.numpy().tobytes())
+
+
+def _no_pixels(blocks: Tensor) -> TypeError:
+    return TypeError(f"act takes normalised pixels, got {blocks.dtype}; encrypt_images takes pictures")
 
 
 def _parts(key: BlockKey) -> tuple[BlockKey | None, BlockOrder | None]:

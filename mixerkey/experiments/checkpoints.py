@@ -47,13 +47,13 @@ def vit(seed: int) -> ViT:
     """A small vision transformer, trained on a half of the training images that no other seed has."""
     images, labels = load_cifar10("train")
     part = HALVES[seed]
-    return _trained(f"vit-{seed}", ViT(64, 2, 4), (images[part], labels[part]), SMALL_VIT, seed)
+    return trained(f"checkpoints/vit-{seed}", ViT(64, 2, 4), (images[part], labels[part]), SMALL_VIT, seed)
 
 
 def surrogate() -> ConvMixer:
     """What an attacker trains, on 5,000 test images: the network of the package has seen none of them."""
     images, labels = load_cifar10("test")
-    return _trained("surrogate", ConvMixer(256, 2), (images[:5000], labels[:5000]), MIXER, seed=1)
+    return trained("checkpoints/surrogate", ConvMixer(256, 2), (images[:5000], labels[:5000]), MIXER, seed=1)
 
 
 def public(network: type[nn.Module]) -> nn.Module:
@@ -70,7 +70,7 @@ def fine_tuned(network: type[nn.Module], epochs: int, rate: float) -> nn.Module:
     model.load_state_dict({**before.state_dict(), **new})
     images, labels = (part[: TUNED[network.__name__]] for part in tuning_task())
     recipe = replace(TUNING, epochs=epochs, batch_size=len(images) // 20, peak_lr=rate)
-    return _trained(f"{network.__name__}-{epochs}-{rate}", model, (images, labels), recipe, None)
+    return trained(f"checkpoints/{network.__name__}-{epochs}-{rate}", model, (images, labels), recipe, None)
 
 
 def tuning_task() -> Data:
@@ -79,9 +79,9 @@ def tuning_task() -> Data:
     return images, torch.isin(labels, torch.tensor(VEHICLES)).long()
 
 
-def _trained(name: str, model: AnyNetwork, data: Data, recipe: Recipe, seed: int | None) -> AnyNetwork:
+def trained(name: str, model: AnyNetwork, data: Data, recipe: Recipe, seed: int | None) -> AnyNetwork:
     """Train, or take up again; no seed stands for the weights that are there."""
-    path = RUNS / "checkpoints" / f"{name}.safetensors"
+    path = RUNS / f"{name}.safetensors"
 
     def evaluate(_: nn.Module) -> float:
         return 0.0

@@ -17,19 +17,22 @@ a run that was killed goes on.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import cache
 
 import numpy as np
 import torch
 
-from mixerkey import ConvMixer, Key, SignedPermutation, accuracy, encrypt_model
+from mixerkey import ConvMixer, Key, accuracy, encrypt_model
 from mixerkey.attacks import Recovery, by_fit, expected_grams, model_only, settle
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.attacks.model_only import decrypted, gram
 from mixerkey.data import load_cifar10
-from mixerkey.experiments import RUNS, command_line
+from mixerkey.experiments import command_line
+from mixerkey.experiments.checkpoints import HALVES, trained
+from mixerkey.experiments.models import right_rows
 from mixerkey.experiments.trials import TILES, pictures
 from mixerkey.receipts import RECEIPTS, Receipt, processor, versions
-from mixerkey.training import FAST, LESSON, PAPER, train
+from mixerkey.training import FAST, LESSON, PAPER
 
 RECEIPT = RECEIPTS / "model_alone.json"
 SHORT = replace(LESSON, epochs=5, average=0.99)
@@ -40,17 +43,15 @@ RECIPES = {
     "fast": replace(FAST, epochs=4, batch_size=128, average=0.99),
     "paper": replace(PAPER, epochs=4, dtype="bfloat16"),
 }
-HALVES = slice(25_000), slice(25_000, 50_000)  # of the training images: no image for both
 PUBLIC, JUDGED = 100, 1000  # the attacker's images, of the other half; test images on which an accuracy is measured
 
 
+@cache
 def network(name: str, half: int) -> ConvMixer:
     """Train the network of that recipe on that half of the training images, or take it up again."""
     images, labels = (part[HALVES[half]] for part in load_cifar10("train"))
-    path = RUNS / "model_alone" / f"{name.replace(', ', '-').replace(' ', '-')}-{half}.safetensors"
-    return train(ConvMixer(256, 8), images, labels, RECIPES[name], seed=half, evaluate=lambda _: 0.0, checkpoint=path)[
-        0
-    ]
+    where = f"model_alone/{name.replace(', ', '-').replace(' ', '-')}-{half}"
+    return trained(where, ConvMixer(256, 8), (images, labels), RECIPES[name], seed=half)
 
 
 def attacked(name: str, half: int) -> dict:
@@ -67,16 +68,7 @@ def attacked(name: str, half: int) -> dict:
     test_images, test_labels = load_cifar10("test")
     return {
         "accuracy": accuracy(victim, test_images[:JUDGED], test_labels[:JUDGED]),
-        **{evidence: judge(recovery.key, key) for evidence, recovery in found.items()},
-    }
-
-
-def judge(found: SignedPermutation, key: SignedPermutation) -> dict:
-    """How many of the 48 pixels get their place and sign, as found and by the best relative."""
-    change = found.matrix() @ key.matrix().T  # of plain pixels; the identity for the right key
-    return {
-        "right": int(change.diagonal().clamp(min=0).sum()),
-        "up to relatives": max(round(float((g.matrix() * change).sum())) for g in relatives(4, 3)),
+        **{evidence: right_rows(recovery.key, key) for evidence, recovery in found.items()},
     }
 
 

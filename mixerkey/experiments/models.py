@@ -47,6 +47,20 @@ SCRATCH = Recipe(epochs=1, batch_size=50, peak_lr=0.005, crop=4, flip=True, dtyp
 SCRATCH_STEPS = 1000
 
 
+def right_rows(found: SignedPermutation, key: SignedPermutation) -> dict[str, int]:
+    """How many of the 48 pixels get their place and sign, as found and by the best relative.
+
+    >>> key = Key.from_seed(0, 4, 3)
+    >>> right_rows(relatives(4, 3)[1].then(key), key)["up to relatives"], right_rows(key, key)["right"]
+    (48, 48)
+    """
+    change = found.then(key.inverse()).matrix()  # of plain pixels; the identity for the right key
+    return {
+        "right": int(change.diagonal().clamp(min=0).sum()),
+        "up to relatives": round(max(float((g.matrix() * change).sum()) for g in relatives(4, 3))),
+    }
+
+
 class World:
     """What the trials share: victim and public images. The victim in the clear is only here to mark answers."""
 
@@ -58,14 +72,12 @@ class World:
 
     def judge(self, recovery: Recovery, key: Key, encrypted: ConvMixer) -> dict:
         found = recovery.key
-        change = key.inverse().then(found).matrix()  # of encrypted blocks; the identity for the right key
-        plain = found.then(key.inverse()).matrix()
-        best = max(float((g.matrix() * plain).sum()) for g in relatives(4, 3))
+        rows = right_rows(found, key)
         return {
             "right positions": int((found.permutation == key.permutation).sum()),
             "right flips": int((found.flips == key.flips).sum()),
-            "right rows": int(change.diagonal().clamp(min=0).sum()),
-            "right rows up to symmetries": round(best),
+            "right rows": rows["right"],
+            "right rows up to symmetries": rows["up to relatives"],
             "score": round(recovery.score, 4),
             "ambiguous": len(recovery.ambiguous),
             "accuracy": accuracy(decrypt_model(encrypted, found), *self.test),
