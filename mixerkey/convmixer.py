@@ -161,6 +161,7 @@ class ConvMixer(nn.Sequential):
         return self[-1]  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) -> logits (N, num_classes)."""
         self.check_images(x)
         return super().forward(x)
 

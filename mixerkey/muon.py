@@ -44,6 +44,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """Move each matrix by its gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 W, G = p.flatten(1), p.grad.flatten(1)  # (m, n)

@@ -137,6 +137,7 @@ class ViT(nn.Module):
         return self.norm(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) -> logits (N, num_classes)."""
         return self.head(self.tokens(x)[:, 0])
 
     def check_images(self, x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    gc.disable()  # a build keeps its trees to its end: looking for garbage among them takes a third of its time
     for name in EXTENSIONS:
         app.setup_extension(f"{__name__}.{name}")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,11 +1,24 @@
-"""A Sphinx extension: an argument that is "C." is the letter C, not the third entry of a list, as Napoleon has it."""
+"""A Sphinx extension: which docstrings are read, and how.
+
+Those of the package are, and none of what it imports: PyTorch may be there or not, and to read it takes long.
+An argument that is "C." is the letter C, not the third entry of a list, as Napoleon has it.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
+from astroid.manager import AstroidManager
 from sphinx.application import Sphinx
+
+
+class Elsewhere:
+    """The names of all modules that are neither Python's own nor the package's."""
+
+    def __contains__(self, name: str) -> bool:
+        return name.partition(".")[0] not in {"mixerkey", *sys.stdlib_module_names}
 
 
 def keep_letters(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -13,5 +26,6 @@ def keep_letters(app: Sphinx, what: str, name: str, obj: object, options: object
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    AstroidManager.brain["module_denylist"] = Elsewhere()
     app.connect("autodoc-process-docstring", keep_letters, priority=400)  # before Napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
