@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from mixerkey.__main__ import main
+from mixerkey.__main__ import NETWORKS, main
 from mixerkey.parties import commands
+from mixerkey.training import DIGITS
 
 NAMES = ("train", "reproduce", *commands.COMMANDS)
 MIXERKEY = [sys.executable, "-m", "mixerkey"]
@@ -212,9 +214,11 @@ def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path, command: str, im
 
 STOPPED = """
 import os, sys
+from dataclasses import replace
 from mixerkey import training
-from mixerkey.__main__ import main
+from mixerkey.__main__ import NETWORKS, main
 
+NETWORKS["digits"] = NETWORKS["digits"]._replace(recipes={"fast": replace(training.DIGITS, epochs=4)})
 save = training._Run.save
 
 def save_and_stop(*args):
@@ -233,7 +237,10 @@ def stop_training(folder: Path, how: signal.Signals) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_a_training_that_was_interrupted_and_then_killed_ends_with_the_bits_of_one_that_was_not(third: Path) -> None:
+def test_a_training_that_was_interrupted_and_then_killed_ends_with_the_bits_of_one_that_was_not(
+    third: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS, "digits", NETWORKS["digits"]._replace(recipes={"fast": replace(DIGITS, epochs=4)}))
     assert stop_training(third / "stopped", signal.SIGINT) == (130, "", "mixerkey: stopped\n")
     assert stop_training(third / "stopped", signal.SIGKILL) == (-signal.SIGKILL, "", "")
     assert not (third / "stopped" / "digits.safetensors").exists()
