@@ -39,7 +39,7 @@ from mixerkey.attacks.assignment import match, swap_gains
 from mixerkey.attacks.chooser import colour_evidence
 from mixerkey.attacks.ciphertext import _colour, colour_changes, leading_signs, relatives
 from mixerkey.attacks.recovery import exchanges
-from mixerkey.attacks.statistics import block_colours, colour_bins, image_moments
+from mixerkey.attacks.statistics import block_colours, colour_bins, image_moments, photographic
 from mixerkey.blocks import segment
 from mixerkey.data import load_cifar10, load_digits, load_photos
 
@@ -307,6 +307,27 @@ def test_one_photograph_shows_its_pixels_places_to_who_knows_another(M: int) -> 
         key = Key.from_seed(M, M, 3)
         recovery = ciphertext_only(encrypt_images(private[None], key), image_statistics(public[None], M))
         assert any(g.then(recovery.key) == key for g in colour_changes(M, 3))
+
+
+def test_three_facts_about_photographs_hold_for_one_way_round_of_their_colours_alone() -> None:
+    """Light comes from above, red is brighter than blue, and green lies between the two."""
+    photos = torch.stack(list(load_photos().values()))
+    facts = [photographic(encrypt_images(photos, g)) for g in colour_changes(1, 3)]
+    assert facts[0] == 3 > max(facts[1:])
+
+
+@needs_cifar10
+@pytest.mark.parametrize("seed", [0, 3, 4])  # in the latter two the public pictures' colours mislead
+def test_colours_of_other_pictures_need_no_network_but_stay_in_doubt(seed: int) -> None:
+    """For many images three facts about photographs choose; for one, the public pictures' colours."""
+    key, images = Key.from_seed(seed, 4, 3), load_cifar10("test")[0][100 * seed :][:100]
+    recovery = ciphertext_only(encrypt_images(images, key), prior(4), look=False)
+    assert recovery.key == key
+    assert set(colour_changes(4, 3)[1:]) <= set(recovery.ambiguous)
+    one = encrypt_images(images[:1], key)
+    alone = ciphertext_only(one, prior(4), look=False)
+    natural = [naturalness(decrypt_images(one, g.then(alone.key)), prior(4)) for g in colour_changes(4, 3)]
+    assert natural[0] == pytest.approx(max(natural), abs=1e-3)
 
 
 @needs_cifar10

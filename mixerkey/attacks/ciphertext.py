@@ -25,6 +25,7 @@ from mixerkey.attacks.statistics import (
     colour_bins,
     correlation,
     image_moments,
+    photographic,
 )
 from mixerkey.cipher import decrypt_images
 from mixerkey.keys import SignedPermutation
@@ -60,7 +61,8 @@ def ciphertext_only(
        pixels are how alike, tells whether the pictures are of the public ones' kind. If so, the change wins under
        which they look most natural (see `naturalness`); if not, of three channels, the one that a network sees in
        them, which does not go by brightness (see `mixerkey.attacks.chooser`), beside the public pictures' colours.
-       That network has learned from CIFAR-10's training images, which are evidence, too.
+       That network has learned from CIFAR-10's training images, which are evidence, too. Who lacks these goes by what
+       is true of most photographs, red, blue and the light from above (see `photographic`).
 
     Args:
         encrypted: uint8 images (N, C, H, W), all encrypted with one key, at least two blocks a side. They count as
@@ -68,8 +70,8 @@ def ciphertext_only(
         prior: what is known of pictures, from `image_statistics`.
         generator: draws the starts; by default one with a fixed seed.
         starts: from how many points to search at first.
-        look: whether that network may judge colours. Without it the public pictures' colours do, and all stay in doubt
-            where these are of another kind.
+        look: whether that network may judge colours. Without it, where the public pictures are of another kind, those
+            three facts do, or for a single image the public pictures' colours; all ways round stay in doubt.
         progress: whether to show a progress bar on stderr.
 
     Returns:
@@ -173,13 +175,17 @@ def _colour_choice(
     fits = _fits(prior, moments, changes, found)
     natural = fits + COLOUR * _colours(encrypted[:COLOURED], found, changes, prior).mean(0)
     alike = fits.max() >= ALIKE
-    if look and prior.channels == 3 and not alike:
+    foreign = prior.channels == 3 and not alike
+    if look and foreign:
         seen = encrypted[:: -(-len(encrypted) // LOOKED)]
         evidence = colour_evidence(decrypt_images(seen, found)).numpy() + _colours(seen, found, changes, prior)
         best = int(evidence.sum(0).argmax())
         unclear = _doubtful(_without_each(evidence[:, [best]] - evidence))
     else:
         best = int(natural.argmax())
+        if foreign and len(encrypted) > 1:
+            views = (decrypt_images(encrypted[:COLOURED], g.then(found)) for g in changes)
+            best = int(np.argmax([photographic(view) for view in views]))
         evidence = np.stack([_fits(prior, rest, changes, found) for rest in rests])
         parts = [_colours(piece[: COLOURED // GROUPS], found, changes, prior).mean(0) for piece in pieces]
         evidence += COLOUR * _without_each(np.stack(parts))
