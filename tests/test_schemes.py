@@ -131,13 +131,14 @@ def test_draws_share_no_image(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.skipif(not cifar10_available(), reason="needs CIFAR-10")
 def test_moments_and_borders_give_pictures_back_which_may_be_turned_and_then_negative() -> None:
-    """Light comes from above: a picture that stands on its head looks like a negative."""
+    """Light comes from above: what stands on its head looks negative, and red, the brighter of the two, blue."""
     case = Case(SCHEMES["shuffle, flips, block order"], 0, 100)
     found = trials.moments_then_jigsaw("photographs", case)
     assert isinstance(found, Recovery)
     assert found.ambiguous
     opened = decrypt_images(case.ciphertexts(), found.key)
-    turned = [x.rot90(turns, (2, 3)) for y in (opened, 255 - opened) for x in (y, y.flip(3)) for turns in range(4)]
+    views = (opened, opened.flip(3), negative := 255 - opened.flip(1), negative.flip(3))
+    turned = [x.rot90(turns, (2, 3)) for x in views for turns in range(4)]
     assert sum(torch.equal(x, case.seen) for x in turned) == 1
 
 
