@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [Path(entry["file"]).stem for entry in TOC["parts"][0]["chapters"]]  # the numbered ones, in their order
 
+gc.disable()  # until all is collected: what the tests import stays to the end, and takes long to look through
 settings.register_profile("mixerkey", deadline=None, max_examples=50, print_blob=True)
 settings.load_profile("mixerkey")
 
@@ -48,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for what in needs(item.path):
                 if reason := MISSING[what]:
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")
