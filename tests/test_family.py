@@ -35,15 +35,16 @@ from mixerkey import (
 from mixerkey import keys as keys_of_the_package
 from mixerkey.attacks import image_statistics
 from mixerkey.attacks.challenge import photo_tiles
-from mixerkey.attacks.mixed import round_off, unmix
+from mixerkey.attacks.lattice import turned_lattice
+from mixerkey.attacks.mixed import pixels, unmix
 from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.blocks import segment
-from mixerkey.data import load_digits
+from mixerkey.data import load_digits, load_photos
 from mixerkey.evaluation import predict
 from mixerkey.experiments.defences import add_noise
 from mixerkey.key_files import KINDS, KeyFileError, load_key, load_key_and_id, save_key
-from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys, ScrambledKey
+from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation
 
 SMALL = st.tuples(st.integers(1, 4), st.integers(1, 3))  # (M, C)
 
@@ -444,15 +445,48 @@ def test_mixed_noise_gives_nothing() -> None:
         unmix(torch.zeros(1, 3, 8, 8), prior)
 
 
-def test_whole_grey_levels_give_the_orthogonal_matrix_from_an_estimate_and_not_from_a_poor_one() -> None:
-    x, key = photo_tiles("left"), MatrixKey.orthogonal(4, 3, seed=1)
-    turn = torch.randn(48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for size, exact in ((0.001, True), (0.02, False)):
-        estimate = MatrixKey(key.matrix() @ torch.linalg.matrix_exp(size * (turn - turn.T)), 4, 3)
-        found = round_off(encrypt_images(x, key), Recovery(estimate, 0.0))
-        assert (found.score > 0.99) == exact
-        assert ((found.key.matrix() - key.matrix()).abs().max() < 1e-6) == exact
-        assert (found.key == estimate) != exact
+@pytest.mark.parametrize("seed", range(3))
+def test_an_orthogonal_matrix_is_a_signed_permutation_to_whoever_reduces_its_lattice(seed: int) -> None:
+    """The shortest vectors of a turned lattice are the rows of T; which, with which sign, is all that remains."""
+    x, key = photo_tiles("left")[seed :: 20], MatrixKey.orthogonal(4, 3, seed)
+    mixed = encrypt_images(x, key)
+    found = turned_lattice(mixed, 4, 3)
+    left = found.key.matrix() @ key.matrix().T  # x T = x Pᵀ (P T), so this is P, which is left to be found
+    P = left.round()
+    assert (left - P).abs().max() < 1e-6 < found.score
+    assert torch.equal(P.abs().sum(0), torch.ones(48).double())
+    assert torch.equal(P.abs().sum(1), torch.ones(48).double())
+    permuted = pixels(decrypt_images(mixed, found.key))
+    last = SignedPermutation(P.T.abs().argmax(0).tolist(), (P.T.sum(0) < 0).tolist(), 4, 3)
+    assert torch.equal(permuted, encrypt_images(x, last))
+    # What remains is said: with exchanges and a flip all signed permutations are made.
+    assert len(found.ambiguous) == 48
+    assert [g.then(found.key) == found.key for g in found.ambiguous] == [False] * 48
+
+
+def test_one_photograph_under_an_orthogonal_matrix_is_a_lattice_and_so_are_three_tiles() -> None:
+    key = MatrixKey.orthogonal(4, 3, seed=1)
+    for x in (load_photos()["china"][None, :, :256, :256], photo_tiles("left")[[5, 77, 150]]):
+        found = turned_lattice(encrypt_images(x, key), 4, 3).key.matrix() @ key.matrix().T
+        assert (found - found.round()).abs().max() < 1e-6
+
+
+def test_what_is_no_turned_lattice_is_refused() -> None:
+    tiles, key = photo_tiles("left")[:30], MatrixKey.orthogonal(4, 3, seed=0)
+    rounded = (127.5 * encrypt_images(tiles, key)).round() / 127.5
+    noise = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for mixed in (
+        encrypt_images(tiles, MatrixKey.invertible(4, 3, seed=0)),
+        encrypt_images(tiles[:1], key),
+        rounded,
+        noise,
+        torch.ones(2, 3, 32, 32),
+    ):
+        with pytest.raises(ValueError, match="no turned lattice of whole numbers was found"):
+            turned_lattice(mixed, 4, 3)
+    for wrong in (torch.ones(1, 1, 32, 32), torch.ones(1, 3, 4, 32), torch.ones(3, 32, 32)):
+        with pytest.raises(ValueError, match=r"need mixed images \(N, 3, H, W\), at least two blocks of 4 a side"):
+            turned_lattice(wrong, 4, 3)
 
 
 def test_keys_per_patch_fall_to_360_encrypted_digits(digits: tuple[Tensor, Tensor]) -> None:

@@ -13,7 +13,8 @@ from mixerkey.attacks.exhaustion import all_keys, equivalence_classes, exhaustiv
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.jigsaw import order_from_neighbours, solve_jigsaw
 from mixerkey.attacks.known import known_plaintext
-from mixerkey.attacks.mixed import round_off, unmix
+from mixerkey.attacks.lattice import turned_lattice
+from mixerkey.attacks.mixed import unmix
 from mixerkey.attacks.model_only import by_fit, expected_grams, mismatch, model_only, settle
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
 from mixerkey.attacks.patch_keys import unlock_patches
@@ -56,10 +57,10 @@ __all__ = [
     "procrustes",
     "relative_key",
     "relaxed_permutation",
-    "round_off",
     "settle",
     "signed_assignment",
     "solve_jigsaw",
     "unlock_patches",
+    "turned_lattice",
     "unmix",
 ]

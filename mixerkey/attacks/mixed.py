@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixerkey.attacks.pairs import procrustes
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.attacks.statistics import CHUNK, ImageStatistics, naturalness
 from mixerkey.blocks import segment
@@ -17,9 +16,6 @@ from mixerkey.keys import MatrixKey
 
 JUDGED = 1000  # images are enough to judge colours by
 ROUNDS = 300  # of refinement at most
-CLOSE = 0.2  # mean distance of a block's pixels from whole grey levels below which most are rounded rightly
-WIDEN, TURNS = 1.25, 12  # by how much more blocks are taken each time, and how often each lot is fitted at most
-MOST = 12_000  # blocks are enough
 MIXES = ((1, 1), (1, 0.5), (0.5, 1), (1, -0.5), (1, 0), (0, 1))  # of the two neighbours, whose eigenvectors are tried
 
 
@@ -41,7 +37,8 @@ def unmix(mixed: Tensor, prior: ImageStatistics, *, orthogonal: bool = True) -> 
 
     Returns:
         an estimate of the key, a `MatrixKey`; its score is the `naturalness` of the images that it decrypts. It is
-        never exact (see `round_off`); with like pictures, the nearer the more images there are.
+        never exact; with like pictures, the nearer the more images there are. An orthogonal matrix is: see
+        `mixerkey.attacks.turned_lattice`.
 
     Raises:
         ValueError: images with another number of channels than the prior's.
@@ -75,57 +72,6 @@ def unmix(mixed: Tensor, prior: ImageStatistics, *, orthogonal: bool = True) -> 
         keys.append(MatrixKey(torch.from_numpy(T), M, prior.channels))
     scores = [naturalness(pixels(decrypt_images(mixed[:JUDGED], key)), prior) for key in keys]
     return Recovery(keys[int(np.argmax(scores))], max(scores))
-
-
-def round_off(mixed: Tensor, found: Recovery[MatrixKey]) -> Recovery[MatrixKey]:
-    """The very matrix of an orthogonal `MatrixKey`, from an estimate that is near, because pixels are whole numbers.
-
-    The nearer a block is to mid-grey, the less an error of the estimate moves it. Of the greyest blocks the pixels are
-    rounded to whole grey levels, the orthogonal matrix that takes these to the mixed blocks is a better estimate
-    (Procrustes), and so more blocks can be rounded. How near is near enough depends: from
-    400 images of CIFAR-10 and like pictures 8 of 10 estimates were.
-
-    Args:
-        mixed: as for `unmix`, float (N, C, H, W).
-        found: what `unmix` made of them.
-
-    Returns:
-        the key. Its score is 1 less four times the mean distance of a decrypted pixel from a whole grey level: near 1
-        the matrix is right, but perhaps for pixels that changed places or signs; of a wrong one it is near 0. Where it
-        stays below 0.9, the key is the estimate.
-
-    >>> from mixerkey import encrypt_images
-    >>> from mixerkey.data import load_digits
-    >>> images, secret = load_digits("test")[0], MatrixKey.orthogonal(2, 1, seed=0)
-    >>> turn = torch.tensor([[0.0, 1, 2, 1], [-1, 0, 1, 2], [-2, -1, 0, 1], [-1, -2, -1, 0]], dtype=torch.float64)
-    >>> near = MatrixKey(secret.matrix() @ torch.linalg.matrix_exp(0.002 * turn), 2, 1)
-    >>> found = round_off(encrypt_images(images, secret), Recovery(near, 0.0)).key
-    >>> bool((found.matrix() - secret.matrix()).abs().max() < 1e-6 < (near.matrix() - secret.matrix()).abs().max())
-    True
-    """
-    M, C = found.key.patch_size, found.key.channels
-    y = segment(mixed.double(), M).flatten(0, 2)  # (blocks, p_b), mixed pixels of -1 to 1
-    y = y[y.norm(dim=1).argsort()]  # the greyest first: an orthogonal matrix keeps norms
-    T = found.key.matrix().double()
-    count = 3 * len(T)
-    while count < WIDEN * min(len(y), MOST):
-        for _ in range(TURNS):
-            before, greyest = T, y[:count]
-            off, whole = _rounded(greyest @ T.T)
-            sure = off <= max(CLOSE, float(off.sort().values[min(len(off) - 1, 2 * len(T))]))
-            T = procrustes(whole[sure], greyest[sure], M, C).key.matrix()
-            if (T - before).abs().max() < 1e-9:
-                break
-        count = int(count * WIDEN)
-    score = 1 - 4 * float(_rounded(y @ T.T)[0].mean())
-    return Recovery(MatrixKey(T, M, C) if score > 0.9 else found.key, score)
-
-
-def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of normalised blocks (n, p_b): how far their pixels are from whole grey levels on average, and the whole ones."""
-    grey = 127.5 * (x + 1)
-    whole = grey.round().clamp(0, 255)
-    return (grey - whole).abs().mean(1), whole / 127.5 - 1
 
 
 def pixels(x: Tensor) -> Tensor:

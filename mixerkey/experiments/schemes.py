@@ -133,6 +133,8 @@ ATTACKS: dict[str, Attack] = {
     "second moments": Attack(LIKE, SIGNED, partial(t.second_moments, "like"), IMAGES),
     "whitening, photographs": Attack({"ciphertexts"}, MATRIX, partial(t.whitening, "photographs"), IMAGES),
     "whitening": Attack(LIKE, MATRIX, partial(t.whitening, "like"), (*IMAGES, 2400)),
+    "lattice, photographs": Attack({"ciphertexts"}, MATRIX[:1], partial(t.lattice, "photographs"), IMAGES),
+    "lattice": Attack(LIKE, MATRIX[:1], partial(t.lattice, "like"), IMAGES),
     "neighbours, photographs": Attack({"ciphertexts"}, ("places",), partial(t.neighbours, "photographs"), (100, 900)),
     "neighbours": Attack(LIKE, ("places",), partial(t.neighbours, "like"), (100, 900)),
     "jigsaw": Attack({"ciphertexts"}, ("order",), t.jigsaw, IMAGES),

@@ -42,13 +42,14 @@ from mixerkey.attacks import (
     order_from_neighbours,
     order_from_positions,
     procrustes,
-    round_off,
     signed_assignment,
     solve_jigsaw,
+    turned_lattice,
     unlock_patches,
     unmix,
 )
 from mixerkey.attacks.ciphertext import relatives
+from mixerkey.attacks.mixed import pixels
 from mixerkey.attacks.model_only import brightness, decrypted
 from mixerkey.blocks import segment
 from mixerkey.cipher import normalize
@@ -228,9 +229,15 @@ def _of_its_kind(case: Case, found: Recovery, encrypted: Tensor, known: ImageSta
 
 
 def whitening(public: str, case: Case) -> Found:
-    mixed, orthogonal = case.ciphertexts(), case.scheme.kind == "orthogonal"
-    found = unmix(mixed, prior(public, 4), orthogonal=orthogonal)
-    return round_off(mixed, found) if orthogonal else found
+    return unmix(case.ciphertexts(), prior(public, 4), orthogonal=case.scheme.kind == "orthogonal")
+
+
+def lattice(public: str, case: Case) -> Found:
+    """An orthogonal matrix but for a signed permutation, and then that."""
+    mixed = case.ciphertexts()
+    turned = turned_lattice(mixed, 4, 3).key
+    found = _moments(public, case, pixels(decrypt_images(mixed, turned)))
+    return Recovery(found.key.then(turned), found.score, found.ambiguous)
 
 
 def neighbours(public: str, case: Case) -> Found:
