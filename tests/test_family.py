@@ -38,13 +38,12 @@ from mixerkey.attacks.challenge import photo_tiles
 from mixerkey.attacks.lattice import turned_lattice
 from mixerkey.attacks.mixed import pixels, unmix
 from mixerkey.attacks.patch_keys import unlock_patches
-from mixerkey.attacks.recovery import Recovery
 from mixerkey.blocks import segment
 from mixerkey.data import load_digits, load_photos
 from mixerkey.evaluation import predict
 from mixerkey.experiments.defences import add_noise
 from mixerkey.key_files import KINDS, KeyFileError, load_key, load_key_and_id, save_key
-from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation
+from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys, ScrambledKey
 
 SMALL = st.tuples(st.integers(1, 4), st.integers(1, 3))  # (M, C)
 
@@ -448,7 +447,7 @@ def test_mixed_noise_gives_nothing() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_an_orthogonal_matrix_is_a_signed_permutation_to_whoever_reduces_its_lattice(seed: int) -> None:
     """The shortest vectors of a turned lattice are the rows of T; which, with which sign, is all that remains."""
-    x, key = photo_tiles("left")[seed :: 20], MatrixKey.orthogonal(4, 3, seed)
+    x, key = photo_tiles("left")[seed::20], MatrixKey.orthogonal(4, 3, seed)
     mixed = encrypt_images(x, key)
     found = turned_lattice(mixed, 4, 3)
     left = found.key.matrix() @ key.matrix().T  # x T = x Pᵀ (P T), so this is P, which is left to be found
@@ -478,11 +477,12 @@ def test_what_is_no_turned_lattice_is_refused() -> None:
     for mixed in (
         encrypt_images(tiles, MatrixKey.invertible(4, 3, seed=0)),
         encrypt_images(tiles[:1], key),
-        rounded,
+        rounded,  # a lattice, but of pixels that no image has
+        encrypt_images(tiles, key).half(),
         noise,
         torch.ones(2, 3, 32, 32),
     ):
-        with pytest.raises(ValueError, match="no turned lattice of whole numbers was found"):
+        with pytest.raises(ValueError, match="no turned lattice of whole grey levels was found"):
             turned_lattice(mixed, 4, 3)
     for wrong in (torch.ones(1, 1, 32, 32), torch.ones(1, 3, 4, 32), torch.ones(3, 32, 32)):
         with pytest.raises(ValueError, match=r"need mixed images \(N, 3, H, W\), at least two blocks of 4 a side"):

@@ -60,7 +60,7 @@ __all__ = [
     "settle",
     "signed_assignment",
     "solve_jigsaw",
-    "unlock_patches",
     "turned_lattice",
+    "unlock_patches",
     "unmix",
 ]

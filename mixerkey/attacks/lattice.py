@@ -1,4 +1,4 @@
-"""Ciphertext only, against an orthogonal matrix: pixels are whole numbers, and whole numbers that are turned show how."""
+"""Ciphertext only, against an orthogonal matrix: pixels are whole numbers, and show how they were turned."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 from mixerkey.attacks.pairs import procrustes
 from mixerkey.attacks.recovery import Recovery
 from mixerkey.blocks import segment
-from mixerkey.keys import MatrixKey, SignedPermutation, block_size
+from mixerkey.keys import MatrixKey, block_size
 
 COEFFICIENT = 2**9  # what 1 in a coefficient costs, so that a long combination does not pass for a short vector
 LEVEL = 2**16  # what a grey level costs, far above that; the unit of both is smaller than a float's rounding
+MOST = 500  # differences are enough
 ROUNDS = 4  # of taking in what the basis does not generate yet
 SHORT = 0.3  # grey levels; what is shorter than this is 0 but for rounding
 
@@ -27,8 +28,8 @@ def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[Ma
     dimensions; here it did so from ten images of 32 x 32 pixels and M = 4, 48 dimensions. With the rows in any order,
     `decrypt_images` gives pixels that a signed permutation has encrypted: what is left to `ciphertext_only`.
 
-    It needs the extra ``lattice`` (FLINT), and mixed pixels as `mixerkey.encrypt_images` gives them: rounded to 16 bits or 8
-    they are too far from the lattice.
+    It needs the extra ``lattice`` (FLINT), and mixed pixels as `mixerkey.encrypt_images` gives them: rounded to 16 bits
+    they are too far from the lattice, and to 8 they are on another.
 
     Args:
         mixed: what `mixerkey.encrypt_images` gives with such a key, float32 (N, C, H, W), at least two blocks a side.
@@ -43,7 +44,7 @@ def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[Ma
         ValueError: images of another shape, or what was found is not a turned ℤ^p_b: the matrix is not orthogonal, the
             pixels are rounded, the images are too few, or the dimensions too many.
 
-    >>> from mixerkey import decrypt_images, encrypt_images
+    >>> from mixerkey import encrypt_images
     >>> from mixerkey.data import load_digits
     >>> images, secret = load_digits("test")[0], MatrixKey.orthogonal(2, 1, seed=0)
     >>> found = turned_lattice(encrypt_images(images, secret), 2, 1).key
@@ -57,27 +58,27 @@ def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[Ma
             f"got {tuple(mixed.shape)}"
         )
     grey = 127.5 * segment(mixed.double(), patch_size)  # (N, h, w, p_b), about mid-grey
-    rows = _basis(_differences(grey, 10 * size))
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    if len(rows) != size or (rows @ rows.T - torch.eye(size)).abs().max() > 0.1:
+    rows, y = _basis(_differences(grey)), grey.flatten(0, 2)
+    plain = (y @ rows.T + 127.5).round() - 127.5  # as many columns as rows were found
+    turned = len(rows) == size and (rows @ rows.T - torch.eye(size)).abs().max() < 0.1
+    if not turned or plain.abs().max() > 127.5:
         raise ValueError(
-            "no turned lattice of whole numbers was found: the matrix is not orthogonal, or there are too few images, "
-            "rounded pixels, or blocks that are too large"
+            "no turned lattice of whole grey levels was found: the matrix is not orthogonal, or there are too few "
+            "images, rounded pixels, or blocks that are too large"
         )
-    y = grey.flatten(0, 2)
-    found = procrustes((y @ rows.T + 127.5).round() - 127.5, y, patch_size, channels)
+    found = procrustes(plain, y, patch_size, channels)
     return Recovery(found.key, found.score, _orders_and_signs(patch_size, channels))
 
 
-def _differences(blocks: Tensor, count: int) -> Tensor:
-    """The shortest between a block and its right or its lower neighbour, each once: float64 (at most `count`, p_b)."""
+def _differences(blocks: Tensor) -> Tensor:
+    """The shortest between a block and its right or its lower neighbour, each once: float64 (at most `MOST`, p_b)."""
     steps = (blocks[:, :, 1:] - blocks[:, :, :-1], blocks[:, 1:] - blocks[:, :-1])
     d = torch.cat([step.flatten(0, 2) for step in steps])
-    d = d[:: -(-len(d) // (5 * count))]  # from everywhere: the very shortest may all be of one flat wall
+    d = d[:: -(-len(d) // (5 * MOST))]  # from everywhere: the very shortest may all be of one flat wall
     d = torch.where(d[:, :1] < 0, -d, d)[d.norm(dim=1) > SHORT]
     _, first = np.unique((10 * d).round(), axis=0, return_index=True)
     d = d[first]
-    return d[d.norm(dim=1).argsort()[:count]]
+    return d[d.norm(dim=1).argsort()[:MOST]]
 
 
 def _basis(d: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def _basis(d: Tensor) -> Tensor:
     basis = d[:0]
     for _ in range(ROUNDS):
         off, _ = _from_whole(basis, d)
-        if not (missed := off > SHORT).any():
+        if not (missed := off > SHORT).any() or len(basis) > d.shape[1]:  # all, or nothing but noise
             break
         basis = _reduced(torch.cat([basis, d[missed][: 3 * d.shape[1]]]))
         for _ in range(2):  # the better the basis, the longer the vectors that are rounded rightly
@@ -117,10 +118,11 @@ def _reduced(d: Tensor) -> Tensor:
     return found[found.norm(dim=1) > SHORT]
 
 
-def _orders_and_signs(patch_size: int, channels: int) -> tuple[SignedPermutation, ...]:
+def _orders_and_signs(patch_size: int, channels: int) -> tuple[MatrixKey, ...]:
     """Generators of all signed permutations of a block's pixels."""
     size = block_size(patch_size, channels)
-    straight, none = list(range(size)), [False] * size
-    orders = ([*straight[:k], k + 1, k, *straight[k + 2 :]] for k in range(size - 1))
-    flip = SignedPermutation(straight, [True, *none[1:]], patch_size, channels)
-    return (*(SignedPermutation(order, none, patch_size, channels) for order in orders), flip)
+    nothing = torch.eye(size, dtype=torch.float64)
+    exchanges = (nothing[[*range(k), k + 1, k, *range(k + 2, size)]] for k in range(size - 1))
+    flip = nothing.clone()
+    flip[0, 0] = -1
+    return tuple(MatrixKey(P, patch_size, channels) for P in (*exchanges, flip))
