@@ -108,7 +108,7 @@ def accuracy(
     """The fraction of images, in [0, 1], that `model` classifies correctly; arguments as for `predict`.
 
     Args:
-        labels: int64 (N,).
+        labels: integers (N,), of any width.
 
     Raises:
         TypeError: labels that are no tensor.
@@ -121,18 +121,37 @@ def accuracy(
     >>> accuracy(encrypt_model(model, key), images, labels, key) == accuracy(model, images, labels)
     True
     """
+    checked_labels(labels, len(images))  # what can be seen before the work
+    logits = predict(model, images, key, batch_size=batch_size, device=device)
+    labels = checked_labels(labels, len(images), logits.shape[1])
+    return (_classes(logits) == labels.cpu()).double().mean().item()
+
+
+def checked_labels(labels: Tensor, count: int, num_classes: int | None = None) -> Tensor:
+    """Labels as int64, if there is one for each of `count` images and, where their number is given, each is a class.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: there is not one for each image, no image, or they are no classes.
+
+    >>> checked_labels(torch.tensor([3, 1], dtype=torch.uint8), 2, 10)
+    tensor([3, 1])
+    """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a torch.Tensor of integers, got {type(labels).__name__}")
-    if not len(images) or len(images) != len(labels):
-        raise ValueError(f"need as many labels as images, and at least one; got {len(images)} and {len(labels)}")
-    logits, labels = predict(model, images, key, batch_size=batch_size, device=device), labels.cpu()
-    whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if labels.ndim != 1 or not whole or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+    if not count or labels.shape[:1] != (count,):
         raise ValueError(
-            f"labels must be a row of integers 0 to {logits.shape[1] - 1}, the network's classes; got "
+            f"need as many labels as images, and at least one; got {count} images and labels {tuple(labels.shape)}"
+        )
+    if num_classes is None:
+        return labels
+    whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if labels.ndim != 1 or not whole or not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(
+            f"labels must be a row of integers 0 to {num_classes - 1}, the network's classes; got "
             f"{labels.dtype} {tuple(labels.shape)}" + (f" of {labels.min()} to {labels.max()}" if whole else "")
         )
-    return (_classes(logits) == labels).double().mean().item()
+    return labels.long()
 
 
 def _classes(logits: Tensor) -> Tensor:
@@ -184,8 +203,7 @@ def sweep(
     Under ``torchrun``, once `torch.distributed` is initialised, the processes share the keys.
 
     Args:
-        model, images: as for `predict`.
-        labels: int64 (N,).
+        model, images, labels: as for `accuracy`.
         keys: client keys.
         store: JSON file to which each result is added when it is there; a sweep that was killed goes on from it, and
             one with more keys, too. With several processes each writes its own, ``store.0`` and so on, and all are
@@ -196,7 +214,8 @@ def sweep(
         one count a key, in the order of `keys`; in every process.
 
     Raises:
-        ValueError: a store of another model or other images, or one that is damaged; the message names the file.
+        TypeError, ValueError: what `accuracy` refuses; a store of another model or other images, or one that is
+            damaged; the message names the file.
 
     >>> from mixerkey import Key, encrypt_model, load_pretrained
     >>> from mixerkey.data import load_digits
@@ -206,6 +225,7 @@ def sweep(
     >>> right[0] > 350 and max(right[1:]) < 250
     True
     """
+    labels = checked_labels(labels, len(images), predict(model, images[:1]).shape[1]).cpu()
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     names = [_name(key, images) for key in keys]
     facts: dict[str, object] = {}
@@ -281,19 +301,17 @@ def confusion(labels: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """How often images of each class (row) are given each class (column).
 
     Args:
-        labels, classes: int64 (N,), in 0 … num_classes - 1.
+        labels, classes: integers (N,), in 0 … num_classes - 1.
 
     Returns:
         int64 (num_classes, num_classes).
 
     Raises:
-        ValueError: a class that is none of them.
+        TypeError, ValueError: labels or classes that `accuracy` refuses as labels.
 
     >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
     tensor([[1, 1],
             [0, 1]])
     """
-    both = torch.cat([labels, classes])
-    if len(both) and not 0 <= both.min() <= both.max() < num_classes:
-        raise ValueError(f"labels and classes must be 0 to {num_classes - 1}")
+    labels, classes = (checked_labels(each, len(labels), num_classes) for each in (labels, classes))
     return torch.bincount(labels * num_classes + classes, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
+from mixerkey.evaluation import checked_labels
 from mixerkey.fast import as_built, feature_maps, forward
 from mixerkey.files import Entry, load_tensors, save_tensors
 from mixerkey.keys import integer
@@ -147,7 +148,7 @@ def train(
         model: a ConvMixer, or a network that says its ``sizes`` as ConvMixer does, ``num_classes`` among them. Its
             initial weights are overwritten by ones drawn from `seed`, unless it is fine-tuned; trained in place.
         images: uint8 (N, C, H, W).
-        labels: int64 (N,).
+        labels: integers (N,), of any width.
         recipe: how to train.
         seed: of the initial weights, the order of the images, and the augmentation.
         evaluate: called once, at the end, with the trained network; what it returns goes into the receipt.
@@ -164,9 +165,10 @@ def train(
         images of their own size), versions, processor, wall time, curve, accuracy, and the SHA-256 of the weights.
 
     Raises:
-        ValueError: fewer images than one batch, as many labels as images are not there, a batch that the processes
-            cannot share equally, a seed that is negative or 2^63 or more, or a checkpoint of another run or of other
-            data, or that another run writes.
+        TypeError: images or labels that are no tensor.
+        ValueError: images of another shape, fewer than one batch, labels that `mixerkey.accuracy` refuses, a batch that
+            the processes cannot share equally, a seed that is negative or 2^63 or more, or a checkpoint of another run
+            or of other data, or that another run writes.
 
     >>> from mixerkey.data import load_digits
     >>> recipe = Recipe(epochs=1, batch_size=64, peak_lr=0.01)
@@ -250,9 +252,14 @@ class _Run:
         if not 0 <= integer(seed, "the seed") < 2**63:
             raise ValueError(f"a seed is a number from 0 to 2^63 - 1, got {seed}")
         self.model, self.recipe, self.seed, self.teacher = model.train(), recipe, seed, teacher
-        self.images, self.labels = images, labels
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.steps = _steps(images, labels, recipe.batch_size, self.processes)  # of an epoch
+        self.images, C = images, model.sizes["in_channels"]
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a torch.Tensor (N, {C}, H, W), got {type(images).__name__}")
+        if images.ndim != 4 or images.shape[1] != C:
+            raise ValueError(f"images must be (N, {C}, H, W), channel first; got {tuple(images.shape)}")
+        self.labels = labels = checked_labels(labels, len(images), model.sizes["num_classes"])
+        self.steps = _steps(len(images), recipe.batch_size, self.processes)  # of an epoch
         total, own_side = self.steps * recipe.epochs, images.shape[-1]
         parts = recipe.sides or (own_side,)
         self.sides = [parts[len(parts) * i // total] for i in range(total)]
@@ -410,15 +417,13 @@ class _Run:
         self.losses, self.seconds = tensors["losses"].tolist(), tensors["seconds"].tolist()
 
 
-def _steps(images: Tensor, labels: Tensor, batch_size: int, processes: int) -> int:
+def _steps(count: int, batch_size: int, processes: int) -> int:
     """How many whole batches there are, if these processes can share them."""
-    if len(images) != len(labels):
-        raise ValueError(f"got {len(images)} images but {len(labels)} labels")
-    if len(images) < batch_size:
-        raise ValueError(f"got {len(images)} images, fewer than one batch of {batch_size}")
+    if count < batch_size:
+        raise ValueError(f"got {count} images, fewer than one batch of {batch_size}")
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {processes} processes")
-    return len(images) // batch_size
+    return count // batch_size
 
 
 def _optimizers(forward: _Forward, recipe: Recipe, dtype: torch.dtype) -> list[tuple[torch.optim.Optimizer, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations, permutations
 from typing import Any
 
@@ -22,10 +23,12 @@ from mixerkey import (
     key_space_bits,
     load_pretrained,
 )
+from mixerkey.attacks import fine_tune_embedding, labelled_loss
 from mixerkey.data import load_cifar10, load_digits
-from mixerkey.evaluation import classify, confusion, predict
+from mixerkey.evaluation import classify, confusion, predict, sweep
 from mixerkey.keys import KeySchedule
 from mixerkey.receipts import load_receipt, weights_digest
+from mixerkey.training import DIGITS, train
 
 
 def test_key_space_is_247_82_bits_not_the_printed_543_8() -> None:
@@ -136,8 +139,8 @@ WRONG: dict[str, tuple[Callable[..., object], type[Exception], str]] = {
     "too many keys": (lambda m, x, y: predict(m, x, KEYS), ValueError, "got 9 keys and 8 images"),
     "too many keys of accuracy": (lambda m, x, y: accuracy(m, x, y, KEYS), ValueError, "got 9 keys and 8 images"),
     "too many keys of classify": (lambda m, x, y: classify(m, x, KEYS), ValueError, "got 9 keys and 8 images"),
-    "a class too many": (lambda m, x, y: confusion(y, y + 9, 10), ValueError, "must be 0 to 9"),
-    "a class too few": (lambda m, x, y: confusion(y - 9, y, 10), ValueError, "must be 0 to 9"),
+    "a class too many": (lambda m, x, y: confusion(y, y + 9, 10), ValueError, "integers 0 to 9"),
+    "a class too few": (lambda m, x, y: confusion(y - 9, y, 10), ValueError, "integers 0 to 9"),
 }
 
 
@@ -170,6 +173,19 @@ def test_without_the_key_the_encrypted_network_is_lost() -> None:
     assert accuracy(model, images, labels, key) < 0.3
 
 
+SHORT = replace(DIGITS, epochs=1)
+LABELLED: dict[str, Callable[[Any, Tensor, Any], object]] = {
+    "accuracy": accuracy,
+    "sweep": lambda m, x, y: sweep(m, x, y, KEYS[:2], progress=False),
+    "confusion": lambda m, x, y: confusion(y, torch.zeros(len(x)).long(), 10),
+    "confusion, given": lambda m, x, y: confusion(torch.zeros(len(x)).long(), y, 10),
+    "train": lambda m, x, y: weights_digest(train(m, x, y, SHORT, seed=0, evaluate=lambda _: 0.0, progress=False)[0]),
+    "fine-tuning": lambda m, x, y: weights_digest(fine_tune_embedding(m, x, y, torch.Generator(), steps=2)),
+    "loss": lambda m, x, y: labelled_loss(m, x, y, 9, torch.Generator())(torch.eye(4)),
+}
+
+
+@pytest.mark.parametrize("caller", LABELLED)
 @pytest.mark.parametrize(
     "change",
     [
@@ -186,17 +202,30 @@ def test_without_the_key_the_encrypted_network_is_lost() -> None:
     ],
     ids=["column", "one-hot", "from 1", "from -1", "ignored", "not numbers", "floats", "halves", "truths", "complex"],
 )
-def test_labels_that_are_no_classes_of_the_network_are_refused(change: Callable[[Tensor], Tensor]) -> None:
+def test_labels_that_are_no_classes_of_the_network_are_refused(change: Callable[[Tensor], Tensor], caller: str) -> None:
     """An accuracy of them would be a number without meaning."""
     images, labels = load_digits("test")
     with pytest.raises(ValueError, match="labels must be a row of integers 0 to 9"):
-        accuracy(load_pretrained("digits"), images, change(labels))
+        LABELLED[caller](load_pretrained("digits"), images, change(labels))
 
 
-def test_labels_are_a_tensor() -> None:
+@pytest.mark.parametrize("caller", LABELLED)
+def test_labels_are_a_tensor_with_one_for_each_image(caller: str) -> None:
     images, labels = load_digits("test")
+    call, model = LABELLED[caller], load_pretrained("digits")
     with pytest.raises(TypeError, match=r"labels must be a torch\.Tensor of integers, got list"):
-        accuracy(load_pretrained("digits"), images, labels.tolist())  # type: ignore[arg-type]
+        call(model, images, labels.tolist())
+    with pytest.raises(ValueError, match=r"as many labels as images, .* got \d+ images and labels \(\d+,\)"):
+        call(model, images, labels[:-1])
+
+
+@pytest.mark.parametrize("caller", LABELLED)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_labels_are_integers_of_any_width(dtype: torch.dtype, caller: str) -> None:
+    images, labels = load_digits("test")
+    call = LABELLED[caller]
+    found, wanted = (call(load_pretrained("digits"), images, y) for y in (labels.to(dtype), labels))
+    assert str(found) == str(wanted)
 
 
 def test_an_answer_of_nan_is_no_class() -> None:

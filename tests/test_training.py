@@ -232,8 +232,11 @@ def test_the_pocket_recipe_reaches_97_percent() -> None:
 
 def test_bad_data_is_refused() -> None:
     images, labels = load_digits("train")
-    with pytest.raises(ValueError, match="1437 images but 10 labels"):
-        train(small(), images, labels[:10], DIGITS, seed=0, evaluate=lambda _: 0.0)
+    for wrong in (images.permute(0, 2, 3, 1), images[:, 0], images.expand(-1, 3, -1, -1)):
+        with pytest.raises(ValueError, match=r"images must be \(N, 1, H, W\), channel first; got \(1437, "):
+            train(small(), wrong, labels, DIGITS, seed=0, evaluate=lambda _: 0.0)
+    with pytest.raises(TypeError, match=r"images must be a torch\.Tensor \(N, 1, H, W\), got ndarray"):
+        train(small(), images.numpy(), labels, DIGITS, seed=0, evaluate=lambda _: 0.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="10 images, fewer than one batch of 64"):
         train(small(), images[:10], labels[:10], DIGITS, seed=0, evaluate=lambda _: 0.0)
 

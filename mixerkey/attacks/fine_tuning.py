@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
 from mixerkey.embedding import find_patch_embedding
+from mixerkey.evaluation import checked_labels, predict
 from mixerkey.fast import forward
 
 
@@ -35,7 +36,7 @@ def fine_tune_embedding(
     Args:
         encrypted: the stolen network; not modified.
         images: plain, uint8 (N, C, H, W).
-        labels: int64 (N,).
+        labels: integers (N,), of any width.
         generator: draws the batches.
         steps: of Adam, whose learning rate falls linearly to 0.
         batch_size: images a step, at most N.
@@ -46,7 +47,7 @@ def fine_tune_embedding(
         a network for plain images, in evaluation mode. Measure what it is worth by `accuracy` on other images.
 
     Raises:
-        ValueError: no images, or as many labels as images are not there.
+        TypeError, ValueError: images or labels that `mixerkey.accuracy` refuses.
 
     >>> from mixerkey import Key, accuracy, encrypt_model, load_pretrained
     >>> from mixerkey.data import load_digits
@@ -56,8 +57,7 @@ def fine_tune_embedding(
     >>> accuracy(stolen, *test) < 0.5 < 0.85 < accuracy(tuned, *test)
     True
     """
-    if not len(images) or len(images) != len(labels):
-        raise ValueError(f"need as many labels as images, and at least one; got {len(images)} and {len(labels)}")
+    labels = checked_labels(labels, len(images), predict(encrypted, images[:1]).shape[1])
     model = deepcopy(encrypted).eval().requires_grad_(False)
     embedding = find_patch_embedding(model)
     adam = torch.optim.Adam(embedding.requires_grad_().parameters(), lr=rate)

@@ -16,6 +16,7 @@ from mixerkey.attacks.recovery import Recovery, as_key
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import normalize
 from mixerkey.convmixer import ConvMixer
+from mixerkey.evaluation import checked_labels
 from mixerkey.fast import forward
 from mixerkey.keys import SignedPermutation
 
@@ -138,9 +139,12 @@ def labelled_loss(
     Args:
         model: the encrypted network; the attacker holds its weights.
         images: plain, uint8 (N, C, H, W).
-        labels: int64 (N,).
+        labels: integers (N,), of any width.
         batch_size: how many images are drawn for each call.
         generator: draws them.
+
+    Raises:
+        TypeError, ValueError: labels that `mixerkey.accuracy` refuses.
 
     >>> from mixerkey import Key, encrypt_model, load_pretrained
     >>> from mixerkey.data import load_digits
@@ -151,6 +155,7 @@ def labelled_loss(
     True
     """
     M = model.sizes["patch_size"]
+    labels = checked_labels(labels, len(images), model.sizes["num_classes"])
     model = deepcopy(model).eval().requires_grad_(False)
 
     def loss(D: Tensor) -> Tensor:
