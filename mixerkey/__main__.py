@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mixerkey.convmixer import ConvMixer, load_pretrained, save_model
+from mixerkey.convmixer import ConvMixer, load_pretrained, replaceable, save_model
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import REPRODUCED, report, reproduce
@@ -170,6 +170,7 @@ def _train(options: argparse.Namespace) -> None:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     make_folder(options.out)
+    replaceable(weights := options.out / f"{options.name}.safetensors")  # before the work
     images, labels = load("train")
     if not 0 <= options.validation < len(images):
         raise ValueError(f"--validation holds out 0 to {len(images) - 1:,} images, got {options.validation}")
@@ -191,7 +192,7 @@ def _train(options: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
         )
         if _first():
-            save_model(model.cpu(), options.out / f"{options.name}.safetensors")
+            save_model(model.cpu(), weights)
             write_json(options.out / f"{options.name}.json", receipt)
             print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from importlib.resources import as_file, files
 from math import prod
 from pathlib import Path
@@ -207,9 +209,11 @@ ARCHITECTURES: dict[str, type[ConvMixer | ViT]] = {"convmixer": ConvMixer, "vit"
 def save_model(model: ConvMixer | ViT, path: str | Path, **metadata: str) -> None:
     """Write a network's weights, architecture and sizes to a safetensors file, with further metadata.
 
-    Compiled and parallel wrappers are taken off.
+    Compiled and parallel wrappers are taken off. Of what is there already, only a network of the same kind is
+    replaced: a plain one by a plain one, an encrypted one, which has a ``card``, by an encrypted one.
 
     Raises:
+        FileExistsError: there is anything else at `path`.
         ValueError: a network that `load_model` could not read: of another class, with changed layers, or with weights
             that are no numbers.
 
@@ -230,7 +234,36 @@ def save_model(model: ConvMixer | ViT, path: str | Path, **metadata: str) -> Non
         check_values(weights)
     except ValueError as error:
         raise ValueError(f"the network could not be loaded again: {error}; undo what changed its layers") from error
-    save_tensors(path, weights, {name: json.dumps(model.sizes)} | metadata)
+    over = replaceable(path, "card" in metadata)
+    save_tensors(path, weights, {name: json.dumps(model.sizes)} | metadata, exclusive=over is None, over=over)
+
+
+def replaceable(path: str | Path, encrypted: bool = False) -> bytes | None:
+    """The file at `path`, if it holds a network, plain or `encrypted`, that another may replace; None if none is there.
+
+    Raises:
+        FileExistsError: there is anything else.
+
+    >>> replaceable(__file__)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    FileExistsError: ...
+    """
+    if not os.path.lexists(path):
+        return None
+    what = f"{'an encrypted' if encrypted else 'a plain'} network that mixerkey saved"
+
+    def plan(metadata: dict[str, str], entries: dict[str, Entry]) -> None:
+        if metadata.keys().isdisjoint(ARCHITECTURES) or ("card" in metadata) != encrypted:
+            raise ValueError(f"it is not {what}")
+
+    try:
+        content = Path(path).read_bytes()
+        load_tensors(path, plan)
+    except (OSError, ValueError):
+        reason = f"it exists already, and is not {what}; move it away or choose another name"
+        raise FileExistsError(errno.EEXIST, reason, str(path)) from None
+    return content
 
 
 def load_model(path: str | Path) -> Any:

@@ -234,7 +234,12 @@ def write_file(
 
 
 def save_tensors(
-    path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, over: bytes | None = None
+    path: str | Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str],
+    *,
+    exclusive: bool = False,
+    over: bytes | None = None,
 ) -> bytes:
     """Write tensors, from any device and in any layout, to a safetensors file as `replacing` does; its content.
 
@@ -246,7 +251,7 @@ def save_tensors(
     [[1.0, 0.0], [0.0, 1.0]]
     """
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    write_file(path, content, over=over)
+    write_file(path, content, exclusive=exclusive, over=over)
     return content
 
 

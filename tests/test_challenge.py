@@ -105,8 +105,8 @@ def test_the_file_holds_the_images_and_a_hash_but_no_key(tmp_path: Path) -> None
     assert encrypted.shape == images.shape
     assert not torch.equal(encrypted, images)
     assert b"permutation" not in path.read_bytes()
-    make_challenge(images, 2, path)
-    assert not torch.equal(load_challenge(path).images, encrypted)  # the key is another one each time
+    make_challenge(images, 2, again := tmp_path / "again.safetensors")
+    assert not torch.equal(load_challenge(again).images, encrypted)  # the key is another one each time
 
 
 def test_a_challenge_with_a_network_holds_it_encrypted(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ from mixerkey import (
     patch_matrix,
 )
 from mixerkey.__main__ import main
+from mixerkey.attacks.challenge import make_challenge
 from mixerkey.convmixer import load_model, save_model
 from mixerkey.data import CIFAR10_CLASSES, load_digits
 from mixerkey.evaluation import predict
@@ -1333,13 +1334,41 @@ def test_no_command_writes_over_what_it_reads(third: Path, command: str, how: st
         assert {path.name: path.read_bytes() for path in third.iterdir() if path.name in before} == before
 
 
+OURS = ("locked.safetensors", "model.safetensors", "plain.png")  # an encrypted network, a plain one, a picture
+WRITERS: dict[str, tuple[Callable[[str], object], str]] = {  # what writes a network, and over which of those it may
+    "encrypt-model": (lambda out: main(["encrypt-model", "digits", "key.json", out]), "locked.safetensors"),
+    "rotate": (lambda out: main(["rotate", "again.safetensors", "key.json", "new.json", out]), "locked.safetensors"),
+    "save_encrypted": (lambda out: lock(WRONG, ID, Path(out)), "locked.safetensors"),
+    "save_model": (lambda out: save_model(load_pretrained("digits"), out), "model.safetensors"),
+    "make_challenge": (lambda out: make_challenge(IMAGES[:2], 2, out), "none"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_network_is_written_over_one_of_its_kind_and_over_nothing_else(third: Path, writer: str) -> None:
+    lock(KEY, load_key_id("key.json"), Path("again.safetensors"))
+    Path("notes.txt").write_text("lecture 3")
+    Path("empty").touch()
+    Path("half.safetensors").write_bytes(Path("locked.safetensors").read_bytes()[:-1])
+    Path("folder").mkdir()
+    write, own = WRITERS[writer]
+    before = {path: path.read_bytes() for path in third.iterdir() if path.is_file()}
+    for out in {*OURS, "notes.txt", "empty", "half.safetensors", "folder", "key.json"} - {own, "again.safetensors"}:
+        with pytest.raises((SystemExit, ValueError, OSError), match=r"exists already|is read from"):
+            write(out)
+        assert {path: path.read_bytes() for path in third.iterdir() if path.is_file()} == before
+    if own in OURS:
+        write(own)
+        assert [path.name for path in third.iterdir() if path.is_file() and path not in before] == []
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_writes_over_a_key_or_its_id(third: Path, command: str) -> None:
     before = {path.name: path.read_bytes() for path in third.iterdir()}
     for out in ("other.json", "other.png", "old.id"):
         if command in ("encrypt", "decrypt") and not out.endswith(".png"):
             continue
-        with pytest.raises(SystemExit, match=r"a key overwritten is a key lost|there already, and not this picture"):
+        with pytest.raises(SystemExit, match=r"is not an encrypted network|there already, and not this picture"):
             main([command, *(out if argument == "OUT" else argument for argument in COMMANDS[command])])
     with pytest.raises(SystemExit, match="exists already"):
         main(["keygen", "other.json", "--patch-size", "2", "--channels", "1"])

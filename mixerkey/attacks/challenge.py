@@ -92,7 +92,7 @@ def make_challenge(images: Tensor, patch_size: int, path: str | Path, model: Con
     Args:
         images: uint8 (N, C, H, W).
         patch_size: M.
-        path: safetensors file to write.
+        path: safetensors file to write, where there is none.
         model: with it, each place has a key of its own, and the file holds the network as well, encrypted.
 
     >>> import tempfile
@@ -109,7 +109,7 @@ def make_challenge(images: Tensor, patch_size: int, path: str | Path, model: Con
         tensors = {f"model.{name}": tensor for name, tensor in encrypt_model(model, key).state_dict().items()}
         about["model"] = json.dumps(model.sizes)
     about["key_sha256"] = key_digest(key)
-    save_tensors(path, tensors | {"images": encrypt_images(images, key)}, about)
+    save_tensors(path, tensors | {"images": encrypt_images(images, key)}, about, exclusive=True)
 
 
 def load_challenge(level: int | str | Path) -> Evidence:
