@@ -165,7 +165,10 @@ def check_meaning(image: Image.Image) -> None:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """The colours as a screen shows them, whatever profile they were recorded in."""
+    """The colours as a screen shows them, whatever profile they were recorded in.
+
+    A profile that cannot be read, or is for another colour space than the picture's, is ignored, as browsers do.
+    """
     profile = image.info.get("icc_profile")
     if not profile:
         return image
@@ -174,8 +177,11 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     colours = image.convert(image.mode.removesuffix("A"))
     if colours.mode not in ("L", "RGB", "CMYK"):
         return image
-    recorded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    shown = ImageCms.profileToProfile(colours, recorded, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    try:
+        recorded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        shown = ImageCms.profileToProfile(colours, recorded, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        return image
     assert shown is not None  # it is, in place only
     changes = np.asarray(shown).astype(int) - np.asarray(colours.convert("RGB"))
     if np.abs(changes).max() <= ROUNDING:  # sRGB, under whatever name: not a bit is touched

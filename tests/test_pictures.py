@@ -217,6 +217,23 @@ def test_colours_of_another_profile_are_those_of_the_screen(tmp_path: Path) -> N
         assert (r < 100, b > 150) == (True, True), mode
 
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("profile", [SRGB, SRGB[:200], SRGB[:128] + bytes(999), b"none"], ids=["RGB", "cut", "0", "no"])
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("L", "png"), ("LA", "png"), ("CMYK", "tiff"), ("L", "jpg"), ("RGB", "png"), ("P", "png")]
+)
+def test_a_profile_of_another_colour_space_or_a_broken_one_is_ignored(
+    tmp_path: Path, mode: str, suffix: str, profile: bytes
+) -> None:
+    image = grey(PLAIN).convert("RGB").convert(mode)
+    path = save(image, tmp_path / f"a.{suffix}", icc_profile=profile)
+    plain = save(image, tmp_path / f"b.{suffix}")
+    for channels in (1, 3):
+        assert torch.equal(read_picture(path, channels), read_picture(plain, channels))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("side", [1, 5, 8, 9])
 def test_every_whole_png_has_its_rows(tmp_path: Path, mode: str, side: int) -> None:
