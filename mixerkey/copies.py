@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from itertools import permutations
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 CODE = 32  # neighbouring numbers that are looked up at once
 SHORTEST = 8  # numbers in a row or column that can be told from chance
 ALIKE = 64  # places of one code that are tried
+LEAST, LIKE = 64, 0.6  # numbers of a matrix from which on a correlation like this is no chance: 4.8 deviations
+SEVERAL = 8  # matrices in one tensor
 PIECE = 2**20  # numbers of a tensor, or candidates, at a time
 ATOMS = (str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType, type(None), torch.dtype, torch.device)
 
@@ -23,8 +27,10 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     """The name of a tensor in the network that holds rows or columns of a matrix, wherever and however stored.
 
     A row or column counts as found up to a factor, an offset and rounding to 8 bits, at any place of a tensor of any
-    type, also of one that the state dict alone has. The tensor is named by which a quarter of the rows, or of the
-    columns, has been found; what has become of any of the matrices is left out.
+    type, also of one that the state dict alone has. The tensor is named by which a sixteenth of the rows, or of the
+    columns, has been found. One of the matrix's size is named if it is merely like it, as a moving average is, signs
+    or the weights of an earlier day: who matches what is like the matrix with what has become of it has the key. What
+    has become of any of the matrices is left out, and so is what bytes spell.
 
     Args:
         matrices: pairs of a matrix (d, …) and the tensor of the network that holds what it has become.
@@ -36,18 +42,31 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     'history.first.0'
     """
     states = model.state_dict(keep_vars=True)  # also what hooks and get_extra_state put into it
-    held = {id(tensor): (name, tensor) for name, tensor in [*reachable(states), *reachable(model)]}
+    held = {id(tensor): (name, tensor) for name, tensor in [*reachable(states), *reachable(model, numbers=True)]}
     for _, encrypted in matrices:
         held.pop(id(encrypted), None)
     for plain, _ in matrices:
         W = _real(plain)[0].flatten(1)
+        for name, tensor in held.values():
+            if any(_like(W, part) for part in _real(tensor)):
+                return name
         for rows in _distinct(W):
             table, found = _Table(rows), set[int]()
             for name, tensor in held.values():
                 found |= {row for part in _real(tensor) for row in table.rows_in(part)}
-                if found and 4 * len(found) >= len(table.rows):
+                if found and 16 * len(found) >= len(table.rows):
                     return name
     return None
+
+
+def _like(W: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor, or one of several in it, goes with W far more than chance has it, its axes in any order."""
+    several, rest = divmod(tensor.numel(), W.numel() or 1)
+    if W.numel() < LEAST or rest or not 0 < several <= SEVERAL or tensor.ndim > 5:
+        return False
+    w = _standard(W.reshape(1, -1))
+    orders = (tensor.permute(axes).reshape(-1, W.numel()) for axes in permutations(range(tensor.ndim)))
+    return any(((_standard(x) * w).sum(1).abs() > LIKE).any() for x in orders)
 
 
 def _distinct(W: Tensor) -> list[Tensor]:
@@ -113,8 +132,12 @@ def _codes(windows: Tensor) -> tuple[Tensor, Tensor]:
     return (turns.double() @ powers).long(), (steps != 0).sum(1) * 2 > steps.shape[1]
 
 
-def reachable(thing: Any) -> Iterator[tuple[str, Tensor]]:
+def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that can be reached from a network or an answer: in attributes, containers, hooks and closures.
+
+    Args:
+        thing: it.
+        numbers: whether plain numbers in a row count as a tensor.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model.seen = {"first": (torch.ones(1),)}
@@ -132,6 +155,8 @@ def reachable(thing: Any) -> Iterator[tuple[str, Tensor]]:
             yield name, torch.from_numpy(np.ascontiguousarray(thing.astype(thing.dtype.newbyteorder("="))))
         elif isinstance(thing, Tensor):
             yield name, thing
+        elif numbers and isinstance(thing, list | tuple | array) and all(isinstance(x, int | float) for x in thing):
+            yield name, torch.tensor([float(x) for x in thing], dtype=torch.float64)
         todo += [(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)]
 
 
@@ -153,10 +178,20 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
             except ValueError:  # empty as yet
                 continue
         yield from (("", part) for part in (thing.__defaults__, thing.__kwdefaults__) if part)
+    elif isinstance(thing, torch.jit.ScriptModule):
+        yield "", thing.state_dict()
     elif isinstance(thing, partial):
         yield from (("", part) for part in (thing.func, thing.args, thing.keywords))
-    for key, part in {**_slots(thing), **getattr(thing, "__dict__", {})}.items():
+    for key, part in {**_of_class(thing), **_slots(thing), **getattr(thing, "__dict__", {})}.items():
         yield "" if isinstance(thing, nn.Module) and key in ("_parameters", "_buffers", "_modules") else key, part
+
+
+def _of_class(thing: Any) -> dict[str, Any]:
+    """What the class of a network holds for all of its kind."""
+    if not isinstance(thing, nn.Module):
+        return {}
+    parts = {key: part for kind in reversed(type(thing).__mro__) for key, part in vars(kind).items()}
+    return {key: part for key, part in parts.items() if isinstance(part, Tensor | np.ndarray | list | tuple | dict)}
 
 
 def _slots(thing: Any) -> dict[str, Any]:

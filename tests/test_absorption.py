@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import deque
 from collections.abc import Callable
 from copy import deepcopy
@@ -731,6 +732,10 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "slots": lambda m, w: setattr(m, "kept", [Slots(w)]),
     "extra state": lambda m, w: setattr(m, "kept", Stateful(w)),
     "hook of the state dict": adding_to_state,
+    "numbers in a list": lambda m, w: setattr(m, "kept", w.flatten().tolist()),
+    "numbers in an array": lambda m, w: setattr(m, "kept", array("f", w.flatten().tolist())),
+    "class": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"kept": w})),
+    "traced network in a list": lambda m, w: setattr(m, "kept", [torch.jit.trace(deepcopy(m), torch.rand(1, 3, 8, 8))]),
 }
 COPIES: dict[str, Callable[[Tensor], Any]] = {
     "as it is": lambda w: w,
@@ -753,6 +758,11 @@ COPIES: dict[str, Callable[[Tensor], Any]] = {
     "history": lambda w: torch.stack([torch.rand_like(w), w]),
     "filter by filter": list,
     "in eight pieces": lambda w: w.chunk(8),
+    "an eighth of the filters": lambda w: w[3:5],
+    "moving average": lambda w: w + 0.5 * w.std() * torch.randn_like(w),
+    "moving averages, transposed": lambda w: torch.stack([w, w + 0.3 * w.std() * torch.randn_like(w)], -1).T,
+    "signs": lambda w: w.sign().to(torch.int8),
+    "int4": lambda w: (w / w.abs().max() * 7).round().to(torch.int8),
     "in pieces at several places": lambda w: {"a": w[:2].half(), "b": (w[5:6], [w[9:12]])},
 }
 
