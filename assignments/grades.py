@@ -61,7 +61,9 @@ class Grades:
             self.save()
 
     def save(self) -> None:
-        """Write the table."""
+        """Write the table, once there is a result."""
+        if not self.results:
+            return
         sheets = {
             name: [self._row(result) for (which, _), result in sorted(self.results.items()) if which == name]
             for name in self.known
@@ -72,7 +74,13 @@ class Grades:
         self.saved = time.monotonic()
 
     def update(self) -> None:
-        """Take the marks that were entered into the sums and the pages."""
+        """Take the marks that were entered into the sums and the pages.
+
+        Raises:
+            ValueError: nothing was graded.
+        """
+        if not self.results:
+            raise ValueError(f"there are no grades in {self.out}; grade first")
         for result in self.results.values():
             self._write_page(result)
         self.save()

@@ -49,8 +49,11 @@ def save(path: Path, sheets: dict[str, list[Row]], entered: set[str]) -> None:
             widest = max(len(str(row[title])) for row in [*rows, {title: title}])
             sheet.column_dimensions[get_column_letter(column)].width = min(widest + 2, 60)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    book.save(temporary)
-    temporary.replace(path)
+    try:
+        book.save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, list[Row]]:

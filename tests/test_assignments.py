@@ -695,6 +695,21 @@ def test_a_mark_that_is_none_is_refused_before_anything_is_written(
     assert "can't be read as a table of marks" in capsys.readouterr().err
 
 
+def test_without_grades_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "none"
+    assert main(["marks", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == f"there are no grades in {out}; grade first\n"
+    Grades(out, 0).save()  # as when grading is stopped before the first result
+    assert not out.exists()
+
+
+def test_a_table_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / table.FILE).mkdir()
+    with pytest.raises(OSError, match=r"grades\.xlsx"):
+        table.save(tmp_path / table.FILE, {"a": [{"student": "anna"}]}, set())
+    assert [path.name for path in tmp_path.iterdir()] == [table.FILE]
+
+
 def test_names_stay_names_in_a_spreadsheet(tmp_path: Path) -> None:
     names = ["=HYPERLINK(1)", "+1", "@x", "Müller", "anna.maier", "anna.schulz", "a\x07b"]
     sheet = Grades(tmp_path, 0)
