@@ -26,6 +26,9 @@ DEPTH = 4  # archives within archives
 SHOWN = 2000  # characters of a stored output that are kept
 LITTER = re.compile(r"(^|/)(__MACOSX|\.ipynb_checkpoints|\.git|\.DS_Store|Thumbs\.db|desktop\.ini|\._[^/]*)(/|$)")
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.I)
+NOTEBOOK = re.compile(r"\.ipynb(\.(txt|json))?$|\.json$", re.I)  # also what browsers make of an .ipynb
+BEFORE = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"  # what may stand before the { of JSON
+NOTHING = "no files, checkpoints and the like aside"
 FOREIGN = re.compile(r"\.(rar|7z|gz|bz2|xz|zst)$", re.I)
 # How learning platforms name what they export; `student` is the person, `rest` the file's own name.
 PLATFORMS = (
@@ -102,7 +105,7 @@ def entries(submissions: Path) -> list[Entry]:
         raise ValueError(f"nothing was handed in: {submissions} is empty")
     for entry in found.values():
         if not entry.notebooks and not entry.notes:
-            entry.notes.append("an empty folder")
+            entry.notes.append(NOTHING)
     return [found[name] for name in sorted(found, key=natural)]
 
 
@@ -127,7 +130,7 @@ def student(path: str) -> tuple[str, str]:
             return name, "/".join(part for part in (match["rest"].lstrip("_"), rest) if part) or first
     if rest:
         return first, rest
-    return ARCHIVE.sub("", re.sub(r"\.ipynb$", "", first, flags=re.I)), first
+    return ARCHIVE.sub("", NOTEBOOK.sub("", first)), first
 
 
 def natural(text: str) -> list:
@@ -136,7 +139,7 @@ def natural(text: str) -> list:
     >>> sorted(["try-10/x.ipynb", "try-2/x.ipynb", "x (1).ipynb", "x.ipynb"], key=natural)
     ['try-2/x.ipynb', 'try-10/x.ipynb', 'x.ipynb', 'x (1).ipynb']
     """
-    stem = re.sub(r"\.ipynb$", "", text.casefold())
+    stem = NOTEBOOK.sub("", text.casefold())
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", stem)] + [(-2, text)]
 
 
@@ -153,13 +156,26 @@ def _top(submissions: Path) -> Iterator[tuple[str, bytes | None]]:
     """The files below the folder as (path, content); content None: the path ends with a note in place of a name."""
     if submissions.is_dir():
         for entry in sorted(submissions.iterdir()):
-            yield from _below(entry, shown(entry.name))
+            path, found = shown(entry.name), False
+            for file in _below(entry, path):
+                found = True
+                yield file
+            if not found and not LITTER.search(path):
+                yield f"{path}/{NOTHING}", None
     elif submissions.exists():
         try:
             with open(submissions, "rb") as file:
+                empty: dict[str, bool] = {}
                 for path, content in _members(file, Budget(*CLASS)):
                     first, _, rest = path.partition("/")
-                    yield (rest if first.casefold() in WRAPPERS else path), content
+                    path = rest if first.casefold() in WRAPPERS else path
+                    first = path.partition("/")[0]
+                    if content is not None:
+                        empty[first] = False
+                        yield path, content
+                    elif "/" in path and not LITTER.search(first):
+                        empty.setdefault(first, True)
+                yield from ((f"{first}/{NOTHING}", None) for first in empty if empty[first])
         except UnreadableError as error:
             raise ValueError(f"{submissions}: {error}") from error
     else:
@@ -173,30 +189,32 @@ def _below(entry: Path, path: str) -> Iterator[tuple[str, bytes | None]]:
         if entry.is_symlink():
             yield f"{path}/a link, which is not followed", None
         elif entry.is_dir():
-            inside = sorted(entry.iterdir())
-            if not inside and "/" not in path:
-                yield f"{path}/an empty folder", None
-            for child in inside:
+            for child in sorted(entry.iterdir()):
                 yield from _below(child, f"{path}/{shown(child.name)}")
         elif not entry.is_file():
             yield f"{path}/neither a file nor a folder", None
-        elif _wanted(path):
-            with open(entry, "rb") as file:
-                yield path, file.read(FILE + 1)
         else:
-            yield path, b""
+            with open(entry, "rb") as file:
+                yield path, _content(path, file)
     except OSError as error:
         yield f"{path}/can't be read: {error.strerror}", None
 
 
-def _wanted(path: str) -> bool:
-    return path.lower().endswith(".ipynb") or ARCHIVE.search(path) is not None
+def _content(path: str, file: IO[bytes]) -> bytes:
+    """What could be a notebook, by its name or its start, or an archive; of anything else only the start."""
+    start = file.read(64)
+    wanted = NOTEBOOK.search(path) or ARCHIVE.search(path) or _json(start)
+    return start + file.read(FILE + 1 - len(start)) if wanted else start
+
+
+def _json(content: bytes) -> bool:
+    return content.lstrip(BEFORE).startswith(b"{")
 
 
 def _take(entry: Entry, path: str, content: bytes, depth: int = DEPTH) -> None:
     """Put the notebooks of a file into the entry, and a note where it holds none."""
     try:
-        if path.lower().endswith(".ipynb"):
+        if NOTEBOOK.search(path) or (_json(content) and not ARCHIVE.search(path)):
             entry.notebooks.append(read(path, content))
         elif ARCHIVE.search(path):
             if depth == 0:
@@ -204,7 +222,8 @@ def _take(entry: Entry, path: str, content: bytes, depth: int = DEPTH) -> None:
             if len(content) > FILE:
                 raise UnreadableError(f"larger than {FILE // 2**20} MiB")
             for member, inside in _members(BytesIO(content), entry.budget):
-                _take(entry, f"{path}/{member}", inside, depth - 1)
+                if inside is not None:
+                    _take(entry, f"{path}/{member}", inside, depth - 1)
         else:
             kind = FOREIGN.search(path)
             raise UnreadableError(f"a {kind[0]} archive, which is not opened: use zip" if kind else "not a notebook")
@@ -214,13 +233,15 @@ def _take(entry: Entry, path: str, content: bytes, depth: int = DEPTH) -> None:
         entry.notes.append(f"{path}: can't be read ({type(error).__name__})")
 
 
-def _members(file: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes]]:
-    """The files of an archive as (path, content), content empty where nobody wants it."""
+def _members(file: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes | None]]:
+    """What an archive holds as (path, content): as `_content` has it, and None for folders and litter."""
     try:
         for name, member in _zip(file) if zipfile.is_zipfile(file) else _tar(file):
             name = name.replace("\\", "/").lstrip("/")
-            if not LITTER.search(name):
-                content = member.read(FILE + 1) if _wanted(name) else b""
+            if member is None or LITTER.search(name):
+                yield name, None
+            else:
+                content = _content(name, member)
                 budget.spend(len(content))
                 yield name, content
     except UnreadableError:
@@ -231,23 +252,27 @@ def _members(file: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes]]:
         raise UnreadableError("a damaged archive, or none") from error
 
 
-def _zip(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | None]]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             name = info.filename
             if not info.flag_bits & 0x800:  # not said to be UTF-8, and often is, from macOS
                 with contextlib.suppress(UnicodeError):
                     name = name.encode("cp437").decode()
-            if not info.is_dir():
+            if info.is_dir():
+                yield name, None
+            else:
                 with archive.open(info) as member:
                     yield name, member
 
 
-def _tar(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | None]]:
     file.seek(0)
     with tarfile.open(fileobj=file) as archive:
         for info in archive:
-            if info.isfile() and (member := archive.extractfile(info)):
+            if info.isdir():
+                yield f"{shown(info.name)}/", None
+            elif info.isfile() and (member := archive.extractfile(info)):
                 yield shown(info.name), member
 
 
@@ -264,7 +289,7 @@ def read(path: str, content: bytes) -> Notebook:
     try:
         data = json.loads(content.decode(_encoding(content)))
     except (ValueError, RecursionError) as error:
-        if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        if NOTEBOOK.search(path) and _json(content):
             raise UnreadableError("a notebook that breaks off or is damaged: hand it in again") from error
         start = content.lstrip()[:15].decode(errors="replace")
         raise UnreadableError(f"not a notebook: it starts with {start!r}") from error

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -394,6 +394,11 @@ WITHOUT_IDS = json.dumps(
         ("anna.schulz/deep/er/Abgabe.IPYNB", ONE, "anna.schulz", "deep/er/Abgabe.IPYNB"),
         ("Ada/1-cipher (1).ipynb", ONE, "Ada", "1-cipher (1).ipynb"),
         ("ada.ipynb", ONE, "ada", "ada.ipynb"),
+        ("ada/1-cipher.ipynb.txt", ONE, "ada", "1-cipher.ipynb.txt"),  # what browsers make of it
+        ("ada/1-cipher.json", ONE, "ada", "1-cipher.json"),
+        ("ada.ipynb.json", ONE, "ada", "ada.ipynb.json"),
+        ("ada/work", ONE.decode().encode("utf-16"), "ada", "work"),
+        ("ada.zip", zip_of({"1-cipher.txt": b"\xef\xbb\xbf" + ONE}), "ada", "ada.zip/1-cipher.txt"),
         ("ada.ZIP", zip_of({"work/1-CIPHER.ipynb": ONE}), "ada", "ada.ZIP/work/1-CIPHER.ipynb"),
         ("ada.tar.gz", tar_of({"1-cipher.ipynb": ONE}, "gz"), "ada", "ada.tar.gz/1-cipher.ipynb"),
         ("ada.txz", tar_of({"1-cipher.ipynb": ONE}, "xz"), "ada", "ada.txz/1-cipher.ipynb"),
@@ -434,6 +439,9 @@ def test_a_notebook_is_found_under_its_students_name(
             "a notebook of none of the assignments",
         ),
         ("ada/report.pdf", b"%PDF", "report.pdf: not a notebook"),
+        ("ada/report.rtf", b"{\\rtf1", "report.rtf: not a notebook"),
+        ("ada/1-cipher.json", ONE[:3000], "a notebook that breaks off or is damaged"),
+        ("ada/a.json", b"{}", "not a notebook of version 4"),
         ("ada.py", b"print()", "ada.py: not a notebook"),
         ("ada.zip", b"no archive", "a damaged archive, or none"),
         ("ada.zip", zip_of({"x.txt": b""}), "ada.zip/x.txt: not a notebook"),
@@ -454,6 +462,9 @@ def test_what_cannot_be_graded_is_told(tmp_path: Path, path: str, content: bytes
 
 def test_every_entry_appears_whatever_it_is(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow" / "work").mkdir(parents=True)
+    (tmp_path / "litter" / ".ipynb_checkpoints").mkdir(parents=True)
+    (tmp_path / "litter" / ".ipynb_checkpoints" / "x-checkpoint.ipynb").write_bytes(ONE)
     (tmp_path / "thief.ipynb").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe")
     folder = os.fsencode(tmp_path) + b"/M\xfcller"
@@ -461,11 +472,24 @@ def test_every_entry_appears_whatever_it_is(tmp_path: Path) -> None:
     with open(folder + b"/1-cipher.ipynb", "wb") as file:
         file.write(ONE)
     found = {entry.name: entry for entry in entries(tmp_path)}
-    assert list(found) == ["empty", "M\\xfcller", "pipe", "thief.ipynb"]
-    assert found["empty"].notes == ["an empty folder"]
+    assert list(found) == ["empty", "hollow", "litter", "M\\xfcller", "pipe", "thief.ipynb"]
+    for name in ("empty", "hollow", "litter"):
+        assert found[name].notes == ["no files, checkpoints and the like aside"]
     assert found["thief.ipynb"].notes == ["a link, which is not followed"]
     assert found["pipe"].notes == ["neither a file nor a folder"]
     assert len(found["M\\xfcller"].notebooks) == 1
+
+
+@pytest.mark.parametrize("pack", [zip_of, lambda files: tar_of(files, "gz")], ids=["zip", "tar"])
+def test_every_entry_of_an_archive_appears(tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes]) -> None:
+    file = tmp_path / "class.archive"
+    litter = {"bob/.ipynb_checkpoints/x-checkpoint.ipynb": ONE, "__MACOSX/ada/._x": b"", ".DS_Store": b""}
+    file.write_bytes(pack({"ada/1-cipher.ipynb": ONE, "ada/.DS_Store": b""} | litter))
+    assert [(entry.name, len(entry.notebooks)) for entry in entries(file)] == [("ada", 1), ("bob", 0)]
+    made = zipfile.ZipFile(file, "w")
+    made.mkdir("cleo")
+    made.close()
+    assert [(entry.name, entry.notes) for entry in entries(file)] == [("cleo", [inbox.NOTHING])]
 
 
 def test_the_archive_of_a_learning_platform_is_taken_as_it_is(tmp_path: Path) -> None:
