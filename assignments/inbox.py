@@ -157,9 +157,9 @@ def _top(submissions: Path) -> Iterator[tuple[str, bytes | None]]:
     if submissions.is_dir():
         for entry in sorted(submissions.iterdir()):
             path, found = shown(entry.name), False
-            for file in _below(entry, path):
+            for below in _below(entry, path):
                 found = True
-                yield file
+                yield below
             if not found and not LITTER.search(path):
                 yield f"{path}/{NOTHING}", None
     elif submissions.exists():
