@@ -20,6 +20,7 @@ from mixerkey.files import one_line, write_file
 
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 ROUNDING = 2  # levels by which a conversion from sRGB to sRGB moves a colour
+PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of sRGB: white, red, green and blue, x and y each
 SCREEN = 1 / 2.2  # the gamma that a PNG is shown with if it names none, near enough
 
 
@@ -97,13 +98,14 @@ def read_picture(
 
 
 def check_rows(stream: BinaryIO) -> None:
-    """Refuse a PNG whose pixels are damaged, or end before its last row, which Pillow would fill with black.
+    """Refuse a PNG whose pixels are damaged, end before its last row, which Pillow would fill with black, or say by a
+    code that they are not sRGB.
 
     Args:
         stream: at any place, where it is left.
 
     Raises:
-        ValueError: rows are missing, or a checksum is wrong.
+        ValueError: rows are missing, a checksum is wrong, or the colours are others than sRGB's.
     """
     place = stream.tell()
     stream.seek(8)
@@ -111,12 +113,14 @@ def check_rows(stream: BinaryIO) -> None:
     try:
         while len(head := stream.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
-            if kind not in (b"IHDR", b"IDAT"):
+            if kind not in (b"IHDR", b"IDAT", b"cICP"):
                 stream.seek(length + 4, os.SEEK_CUR)
                 continue
             data, checksum = stream.read(length), stream.read(4)
             if len(checksum) == 4 and zlib.crc32(kind + data) != int.from_bytes(checksum):
                 raise zlib.error
+            if kind == b"cICP" and data[:2] != b"\x01\x0d":  # which comes before every profile, and Pillow skips
+                raise ValueError(f"its colours are those of cICP {', '.join(map(str, data))}; save it in sRGB")
             if kind == b"IHDR":
                 needed = _inflated(data)
             while kind == b"IDAT" and data and found < needed:
@@ -147,7 +151,7 @@ def check_meaning(image: Image.Image) -> None:
     """Refuse a picture that is more than one of 8 bits a channel, as a screen shows them.
 
     Raises:
-        ValueError: more bits, several frames, or another gamma.
+        ValueError: more bits, several frames, another gamma or other primaries.
 
     >>> check_meaning(Image.new("I;16", (2, 2)))
     Traceback (most recent call last):
@@ -160,8 +164,13 @@ def check_meaning(image: Image.Image) -> None:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with its preview
         raise ValueError("it has several frames; save the one that you mean")
     gamma = image.info.get("gamma", SCREEN)
-    if abs(gamma - SCREEN) > 0.01 and not image.info.keys() & {"srgb", "icc_profile"}:
+    own = image.info.keys() & {"srgb", "icc_profile"}
+    if abs(gamma - SCREEN) > 0.01 and not own:
         raise ValueError(f"its gamma is {gamma:g}, and a screen's is {SCREEN:.5f}; save it in sRGB")
+    primaries = image.info.get("chromaticity", PRIMARIES)  # which browsers heed beside a gamma, and grey has none
+    away = max(abs(one - other) for one, other in zip(primaries, PRIMARIES, strict=True))
+    if away > 0.01 and "gamma" in image.info and image.mode not in ("1", "L", "LA") and not own:
+        raise ValueError("its red, green and blue are not a screen's; save it in sRGB")
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:

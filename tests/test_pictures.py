@@ -110,9 +110,9 @@ def flipped(path: Path) -> Path:
     return path
 
 
-def with_chunk(path: Path, kind: bytes, data: bytes, *more: tuple[bytes, bytes]) -> Path:
+def with_chunk(path: Path, kind: bytes, data: bytes, *more: tuple[bytes, bytes], mode: str = "L") -> Path:
     """PLAIN with further chunks before its pixels."""
-    save(grey(PLAIN), path)
+    save(grey(PLAIN).convert(mode), path)
     content = path.read_bytes()
     chunks = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -125,6 +125,10 @@ def with_chunk(path: Path, kind: bytes, data: bytes, *more: tuple[bytes, bytes])
 
 def gamma(value: int) -> tuple[bytes, bytes]:
     return b"gAMA", struct.pack(">I", value)
+
+
+WIDE = b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)  # Display P3
+USUAL = b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
 
 def half(path: Path) -> Path:
@@ -157,6 +161,9 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     "a damaged pixel": (flipped, "damaged", False),
     "linear light": (lambda path: with_chunk(path, *gamma(100_000)), "its gamma is 1, and a screen's is", False),
     "an old Mac's gamma": (lambda path: with_chunk(path, *gamma(55_556)), "its gamma is 0.55556", False),
+    "Display P3": (lambda path: with_chunk(path, b"cICP", b"\x0c\x0d\0\1", mode="RGB"), "cICP 12, 13, 0, 1", False),
+    "BT.2020 PQ": (lambda path: with_chunk(path, b"cICP", b"\x09\x10\0\1", (b"sRGB", b"\0")), "cICP 9, 16", False),
+    "other primaries": (lambda path: with_chunk(path, *gamma(45_455), WIDE, mode="RGB"), "are not a screen's", False),
     "a program": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"), "damaged, or no picture", False),
     "a pipe": (pipe, "no regular file", False),
     "too many pixels": (lambda path: save(Image.new("1", (20_000, 20_000)), path), "decompression bomb", False),
@@ -186,6 +193,15 @@ def test_a_screens_gamma_is_read(tmp_path: Path) -> None:
     cases: list[tuple[int, list[tuple[bytes, bytes]]]] = [(45_455, []), (45_000, []), (100_000, [(b"sRGB", b"\0")])]
     for value, more in cases:
         path = with_chunk(tmp_path / "a.png", *gamma(value), *more)
+        assert torch.equal(read_picture(path, 1, exact=True), PLAIN)
+    for mode, chunks in (
+        ("RGB", [(b"cICP", b"\x01\x0d\0\1")]),
+        ("RGB", [gamma(45_455), USUAL]),
+        ("RGB", [gamma(45_455), WIDE, (b"sRGB", b"\0")]),
+        ("RGB", [WIDE]),
+        ("L", [gamma(45_455), WIDE]),
+    ):
+        path = with_chunk(tmp_path / "a.png", *chunks[0], *chunks[1:], mode=mode)
         assert torch.equal(read_picture(path, 1, exact=True), PLAIN)
 
 
