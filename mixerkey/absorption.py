@@ -62,7 +62,8 @@ def encrypt_model(
 
     Returns:
         the encrypted network. It has been tried out: it answers encrypted images as the old network answers plain
-        ones, other than it answers plain ones itself, and keeps no copy of the plain matrix.
+        ones, other than it answers plain ones itself, and keeps no copy of the plain matrix. With a key that changes
+        nothing (`BlockKey.is_identity`) it is the plain network, and only the first holds.
 
     Raises:
         TypeError: the model is no module, the key is none, or `layer` or `image_size` is not of its type.
