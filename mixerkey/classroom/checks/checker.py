@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 NOT_DONE = "Not done yet: "
+NEAR = 1e-9  # to a number that was reckoned in another order
 ROUNDED = " by rounding only; is float32 mixed in?"
 
 
@@ -63,11 +64,11 @@ class Value:
         numbers = as_numbers(answer)
         if isinstance(self.right, list) and numbers is not None and numbers.numel() == len(self.right):
             answer = numbers.flatten().tolist()  # a row, a column or a block
-        reason = difference(answer, self.right)
+        reason = difference(answer, self.right, NEAR)
         if not reason:
             return Result(True, f"Right: {self.praise}")
         for wrong, message in self.mistakes:
-            if not difference(answer, wrong):
+            if not difference(answer, wrong, NEAR):
                 return _wrong(message)
         return _wrong(reason)
 

@@ -87,6 +87,10 @@ def eps_outside(z: Tensor) -> Tensor:
         (normalised_over(1, 2, 3), "this treats each image alone, and mixes its channels (layer normalisation)"),
         (normalised_over(1), "this averages over the channels; they are what is kept apart"),
         (normalised_over(0, 2, 3, eps=0.0), "eps is missing under the root"),
+        *[
+            (normalised_over(0, 2, 3, eps=eps), "eps is another one: it is 1e-5 here, as in PyTorch")
+            for eps in (1e-3, 1e-4, 1e-6, 1e-8)
+        ],
         (eps_outside, "eps is added to the root; it belongs under it, to the variance"),
         (lambda z: z - z.mean((0, 2, 3), keepdim=True), "the mean is gone, the division by the root is missing"),
         (

@@ -20,7 +20,7 @@ rows_by_hand = Value(
     (
         ([3, -1, -4, 2], "this is the transpose: row k must be row v_k of E, not E's row k at v_k"),
         ([-3, 1, 4, -2], INVERSE),
-        ([-2, 4, 1, -3], "this negates before it moves; s_k belongs to the new row k"),
+        ([-2, 4, 1, -3], "this negates before it moves, or where r_k is 0; s_k belongs to the new row k"),
         ([2, 4, 1, 3], "the rows are right, the signs are missing"),
     ),
 )

@@ -32,7 +32,7 @@ NOT_UNDONE = "the old key must be undone: its inverse comes first, v_old.argsort
 
 @checker(
     lambda g: [
-        (*pair(Key.from_seed(1, 2, 1)), *pair(Key.from_seed(2, 2, 1))),
+        (*pair(Key.from_seed(1, 2, 1)), *pair(Key.from_seed(3, 2, 1))),
         *[(*pair(random_key(g, M, C)), *pair(random_key(g, M, C))) for M, C in BLOCKS],
     ],
     "first back with the old key, then on with the new one, flips included.",
