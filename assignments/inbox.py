@@ -237,7 +237,9 @@ def _members(file: IO[bytes], budget: Budget) -> Iterator[tuple[str, bytes | Non
     """What an archive holds as (path, content): as `_content` has it, and None for folders and litter."""
     try:
         for name, member in _zip(file) if zipfile.is_zipfile(file) else _tar(file):
-            name = name.replace("\\", "/").lstrip("/")
+            name = re.sub(r"^(\.?/+)+", "", name.replace("\\", "/"))  # as tar writes it of "."
+            if name in ("", "."):
+                continue
             if member is None or LITTER.search(name):
                 yield name, None
             else:

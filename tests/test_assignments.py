@@ -401,6 +401,7 @@ WITHOUT_IDS = json.dumps(
         ("ada.zip", zip_of({"1-cipher.txt": b"\xef\xbb\xbf" + ONE}), "ada", "ada.zip/1-cipher.txt"),
         ("ada.ZIP", zip_of({"work/1-CIPHER.ipynb": ONE}), "ada", "ada.ZIP/work/1-CIPHER.ipynb"),
         ("ada.tar.gz", tar_of({"1-cipher.ipynb": ONE}, "gz"), "ada", "ada.tar.gz/1-cipher.ipynb"),
+        ("ada.tgz", tar_of({"./work/1-cipher.ipynb": ONE}, "gz"), "ada", "ada.tgz/work/1-cipher.ipynb"),
         ("ada.txz", tar_of({"1-cipher.ipynb": ONE}, "xz"), "ada", "ada.txz/1-cipher.ipynb"),
         ("ada/all.zip", zip_of({"more.zip": zip_of({"x.ipynb": ONE})}), "ada", "all.zip/more.zip/x.ipynb"),
         ("ada.zip", zip_of({"work\\1-cipher.ipynb": ONE}), "ada", "ada.zip/work/1-cipher.ipynb"),
@@ -486,6 +487,8 @@ def test_every_entry_of_an_archive_appears(tmp_path: Path, pack: Callable[[dict[
     litter = {"bob/.ipynb_checkpoints/x-checkpoint.ipynb": ONE, "__MACOSX/ada/._x": b"", ".DS_Store": b""}
     file.write_bytes(pack({"ada/1-cipher.ipynb": ONE, "ada/.DS_Store": b""} | litter))
     assert [(entry.name, len(entry.notebooks)) for entry in entries(file)] == [("ada", 1), ("bob", 0)]
+    file.write_bytes(pack({"./ada/x.ipynb": ONE, "./bob/./x.ipynb": ONE, "././cleo/x.ipynb": ONE}))  # tar czf … .
+    assert [(entry.name, len(entry.notebooks)) for entry in entries(file)] == [("ada", 1), ("bob", 1), ("cleo", 1)]
     made = zipfile.ZipFile(file, "w")
     made.mkdir("cleo")
     made.close()
