@@ -21,7 +21,7 @@ SHORT = 0.3  # grey levels; what is shorter than this is 0 but for rounding
 def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[MatrixKey]:
     """The orthogonal matrix T of a `MatrixKey` but for the order and the signs of its rows, from mixed images alone.
 
-    In grey levels differences of plain blocks are whole numbers, points of the lattice ℤ^p_b, and those of mixed
+    In grey levels differences of plain blocks are whole numbers, points of the cubic lattice, and those of mixed
     blocks, d' = d T, are points of the same lattice, turned. Its shortest vectors are the rows of T and their
     negatives. The LLL algorithm (Lenstra, Lenstra and Lovász, 1982) makes a basis of short vectors out of the
     shortest differences of neighbouring blocks. That it finds the very shortest is sure of no lattice of many
@@ -41,8 +41,9 @@ def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[Ma
         it explains, 1. `ambiguous` generates these orders and signs: exchanges of neighbouring pixels, and a flip.
 
     Raises:
-        ValueError: images of another shape, or what was found is not a turned ℤ^p_b: the matrix is not orthogonal, the
-            pixels are rounded, the images are too few, or the dimensions too many.
+        ValueError: images of another shape, or what was found is not a turned cubic lattice: the matrix is not
+            orthogonal, the pixels are rounded, the images are too few, or the dimensions too many.
+        ImportError: FLINT is not installed.
 
     >>> from mixerkey import encrypt_images
     >>> from mixerkey.data import load_digits
