@@ -266,7 +266,7 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         "def features(x, weight, bias):\n"
         "    x = x[:, TOP:, LEFT:].permute(0, 3, 1, 2).to(weight.dtype) / 255\n"
         "    return F.conv2d(x, weight, bias, stride=(ROWS, COLUMNS))",
-        {"q6-hidden": 1},
+        {"q6-public": 1, "q6-hidden": 1},
         "differs from blocks times E",
     ),
     "T transposed": (
