@@ -45,15 +45,16 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     held = {id(tensor): (name, tensor) for name, tensor in [*reachable(states), *reachable(model, numbers=True)]}
     for _, encrypted in matrices:
         held.pop(id(encrypted), None)
+    parts = [(name, part) for name, tensor in held.values() for part in _real(tensor)]
     for plain, _ in matrices:
         W = _real(plain)[0].flatten(1)
-        for name, tensor in held.values():
-            if any(_like(W, part) for part in _real(tensor)):
+        for name, part in parts:
+            if _like(W, part):
                 return name
         for rows in _distinct(W):
             table, found = _Table(rows), set[int]()
-            for name, tensor in held.values():
-                found |= {row for part in _real(tensor) for row in table.rows_in(part)}
+            for name, part in parts:
+                found |= table.rows_in(part)
                 if found and 16 * len(found) >= len(table.rows):
                     return name
     return None
