@@ -251,6 +251,7 @@ def test_an_attack_that_fails_leaves_the_encrypted_image(photographs: None) -> N
     assert not whole
     assert decibels < 12
     assert not sure
+    assert trials.lattice("photographs", Case(SCHEMES["invertible matrix"], 0, 10)) is None
 
 
 @pytest.mark.parametrize("row", [row for row in SCHEMES if SCHEMES[row].kind != "images"])

@@ -235,7 +235,10 @@ def whitening(public: str, case: Case) -> Found:
 def lattice(public: str, case: Case) -> Found:
     """An orthogonal matrix but for a signed permutation, and then that."""
     mixed = case.ciphertexts()
-    turned = turned_lattice(mixed, 4, 3).key
+    try:
+        turned = turned_lattice(mixed, 4, 3).key
+    except ValueError:  # no such lattice; the attacker sees that it failed
+        return None
     found = _moments(public, case, pixels(decrypt_images(mixed, turned)))
     return Recovery(found.key.then(turned), found.score, found.ambiguous)
 
