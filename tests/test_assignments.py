@@ -693,7 +693,8 @@ def test_marks_are_entered_in_the_table_and_reach_sum_and_page(tmp_path: Path) -
     assert (rows(tmp_path)["anna"]["mark"], rows(tmp_path)["anna"]["note"]) == (10, "to be marked by hand")
     assert (rows(tmp_path)["ben"]["mark"], rows(tmp_path)["ben"]["note"]) == (10, None)  # nothing was written
     page = tmp_path / "feedback" / "anna" / f"{PROOF}.html"
-    assert "Not marked yet" in page.read_text(encoding="utf-8")
+    assert "Not marked yet" in (text := page.read_text(encoding="utf-8"))
+    assert "<th>step</th>" not in text  # what is asked of a proof is said when it has been read
     steps = grades.by_hand(KNOWN[PROOF])
     enter(tmp_path, "anna", dict.fromkeys(steps, 1) | {steps[0]: "1,5", table.COMMENT: "Good <b>."})
     assert main(["marks", "--out", str(tmp_path)]) == 0
@@ -702,6 +703,7 @@ def test_marks_are_entered_in_the_table_and_reach_sum_and_page(tmp_path: Path) -
     assert "<h1>2-proof: 17.5 of 20</h1>" in text
     assert "Comment: Good &lt;b&gt;." in text
     assert "Not marked yet" not in text
+    assert "<th>step</th>" in text
     Grades(tmp_path, 0).add(result("anna", notes=["marked again"]))  # what was entered stays
     assert Grades(tmp_path, 0).mark(result("anna")) == 17.5
 
