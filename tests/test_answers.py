@@ -158,6 +158,32 @@ def test_a_number_may_be_written_in_any_usual_way(browser: Browser, site: str, t
     window.close()
 
 
+@pytest.mark.parametrize(
+    ("page", "label", "text", "said"),
+    [
+        ("model-encryption", "ex-me-which", "1 1 0 0 1 0 0 1", ["Right: what counts"]),
+        (
+            "model-encryption",
+            "ex-me-which",
+            "1. True, 2. t, 3. true, 4. f, 5. t, 6. t, 7. f, 8. t",
+            ["at 3:", "; look again at 6:"],
+        ),
+        ("patch-embedding", "ex-patch-shapes", "14, 256", ["a side has 14 patches", "; a patch has three channels."]),
+    ],
+)
+def test_two_mistakes_are_both_explained(
+    browser: Browser, site: str, page: str, label: str, text: str, said: list[str]
+) -> None:
+    window = browser.new_page()
+    window.goto(f"{site}book/{page}.html")
+    box = window.locator(f"#{label}")
+    box.locator(".answer input").first.fill(text)
+    box.get_by_role("button", name="Check").click()
+    for words in said:
+        expect(box.locator("output").first).to_contain_text(words)
+    window.close()
+
+
 def test_an_exercise_says_what_else_it_needs(browser: Browser, site: str) -> None:
     window = browser.new_page()
     for page in {page for page, _, _ in EXERCISES.values()}:

@@ -325,9 +325,18 @@ def test_rounding_in_float32_is_named_and_not_called_chance() -> None:
     assert not check.matrix_from_weight(rounded).message.endswith("?.")
 
 
-def test_a_list_s_values_are_counted_from_one() -> None:
-    """As the questions of ex-me-which are."""
-    assert "value 3 of 8" in check.which_absorb([True] * 8).message
+def test_two_mistakes_in_one_list_are_both_explained() -> None:
+    said = check.which_absorb([True] * 8).message  # wrong in 3, 4, 6 and 7
+    assert re.findall(r"look again at (\d)", said) == ["3", "4", "6", "7"]
+    assert check.which_absorb([1, 1, 0, 0, 1, 0, 0, 1])
+    assert re.findall(r"look again at (\d)", check.which_absorb([0, 1, 0, 0, 1, 0, 0, 0]).message) == ["1", "8"]
+    assert check.rows_by_hand([2, 4, 1, 7]).message == f"Not right: {check.rows_by_hand.mistakes[-1][1]}."
+
+
+def test_text_in_place_of_true_and_false_is_named() -> None:
+    """And values are counted from one, as the questions of ex-me-which are."""
+    said = check.which_absorb([True, "True", "False", "False", "True", "False", "False", "True"]).message
+    assert said == "Not right: value 2 of 8: expected True or False, got text; leave its quotes out."
 
 
 def test_a_second_query_is_noticed() -> None:

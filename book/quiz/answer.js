@@ -1,8 +1,10 @@
 /** Answers to exercises: typed, and judged in the page. Nothing is sent; what is kept is that the exercise is done. */
 
-/** The numbers of a text, or its words true and false where these are asked. */
+/** The numbers of a text, or its words true and false where these are asked; if there are none, each 1 and 0 is one. */
 function read(text, right) {
-  if (typeof right[0] === "boolean") return (text.match(/\b(true|false|t|f)\b/gi) ?? []).map((word) => /^t/i.test(word));
+  if (typeof right[0] === "boolean") {
+    return (text.match(/\b(true|false|t|f)\b/gi) ?? text.match(/\b[01]\b/g) ?? []).map((word) => /^[t1]/i.test(word));
+  }
   const plain = text.replace(/[−–]/g, "-");
   const one = right.length === 1 ? plain.replace(/(?<=\d)[,'’\s](?=\d{3})/g, "") : plain; // thousands
   return (one.match(/-?\d+(\.\d+)?/g) ?? []).map(Number);
@@ -19,7 +21,10 @@ function judge(text, { right, praise, mistakes, within = 0 }) {
     return [false, `Not yet: ${asked} asked for, and ${given.length || "none"} found.`];
   }
   if (same(given, right, within)) return [true, `Right: ${praise}`];
-  const [, why] = mistakes.find(([wrong]) => same(given, wrong, within)) ?? [];
+  const whole = mistakes.find(([wrong]) => same(given, wrong, within));
+  const made = whole ? [whole] : mistakes.filter(([wrong]) =>
+    same(given, given.map((value, k) => (wrong[k] === right[k] ? value : wrong[k])), within)); // beside others
+  const why = made.map(([, words]) => words).join("; ");
   return [false, `Not right${why ? `: ${why}.` : ". Try again, or unfold the solution."}`];
 }
 

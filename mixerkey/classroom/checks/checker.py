@@ -50,7 +50,7 @@ class Value:
 
     >>> two = Value(2, "1 and 1.", ((11, "digits are not joined"),))
     >>> two(2), two(11), two("2"), two(...)  # doctest: +NORMALIZE_WHITESPACE
-    (Right: 1 and 1., Not right: digits are not joined., Not right: expected a number, got str.,
+    (Right: 1 and 1., Not right: digits are not joined., Not right: expected a number, got text; leave its quotes out.,
      Not done yet: put your answer in place of the dots.)
     """
 
@@ -70,7 +70,17 @@ class Value:
         for wrong, message in self.mistakes:
             if not difference(answer, wrong, NEAR):
                 return _wrong(message)
-        return _wrong(reason)
+        return _wrong("; ".join(self._made(answer)) or reason)
+
+    def _made(self, answer: object) -> list[str]:
+        """What is said of the mistakes that an answer of several values has made beside others."""
+        if not isinstance(answer, list | tuple) or not isinstance(self.right, list) or len(answer) != len(self.right):
+            return []
+        return [
+            message
+            for wrong, message in self.mistakes
+            if all(w == r or not difference(a, w, NEAR) for a, w, r in zip(answer, wrong, self.right, strict=True))
+        ]
 
 
 @dataclass(frozen=True)
@@ -217,7 +227,7 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
         got = got.item()
     if isinstance(expected, bool):
         if not isinstance(got, Real) or got not in (0, 1):
-            return f"expected 0 or 1, got {_kind(got)}"
+            return f"expected True or False, got {_kind(got)}"
         return "" if got == expected else f"here {int(expected)} is right"
     if isinstance(got, bool) or not isinstance(got, Real):
         return f"expected a number, got {_kind(got)}"
@@ -264,6 +274,8 @@ def as_numbers(value: object) -> Tensor | None:
 
 
 def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "text; leave its quotes out"
     if isinstance(value, Tensor | np.ndarray):
         return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
     return type(value).__name__
