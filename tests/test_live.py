@@ -359,6 +359,30 @@ def test_keyboard_alone_steps_and_each_step_is_said(figure: Open, name: str) -> 
     assert [button.get_attribute("aria-disabled") for button in (back, on)] == ["false", "true"]
 
 
+SEEN = """(figure) => {
+  const others = [...figure.querySelectorAll("button:not(.live-controls *)")];
+  const shown = (drawing) => drawing.checkVisibility({ visibilityProperty: true });
+  const drawings = () => [...figure.querySelectorAll("svg")].filter(shown);
+  const seen = () => figure.innerText + drawings().map((drawing) => drawing.outerHTML)
+    + [...figure.querySelectorAll("canvas")].map((picture) => picture.toDataURL())
+    + [...figure.querySelectorAll(".zoom-mark")].map((mark) => mark.style.inset);
+  const dead = [];
+  for (let step = 0; step < figure.steps; step++) for (const button of others) for (let press = 0; press < 3; press++) {
+    figure.go(step);
+    const before = seen();
+    button.click();
+    if (seen() === before) dead.push(`${button.textContent}, step ${step + 1}`);
+  }
+  return [others.length, dead];
+}"""
+
+
+@pytest.mark.parametrize(("name", "count"), [("block", 1), ("proof", 3), ("zoom", 4)])
+def test_every_button_changes_what_is_seen_at_every_step(figure: Open, name: str, count: int) -> None:
+    page = figure(name, reduced_motion="reduce")
+    assert page.locator(f"mixer-{name}").evaluate(SEEN) == [count, []]
+
+
 def test_play_is_there_only_for_readers_who_want_motion(figure: Open) -> None:
     page = figure("patch", reduced_motion="no-preference")
     page.get_by_role("button", name="Play").click()

@@ -28,8 +28,7 @@ class BlockFigure extends LiveFigure {
     const table = make("table", { className: "live-block" },
       make("thead", {}, make("tr", {}, ...this.heads)),
       make("tbody", {}, ...this.rows.map(([first]) => first.parentNode)));
-    const another = make("button", { type: "button", textContent: "Another key" });
-    another.onclick = () => { this.key = randomKey(2, 3); this.go(this.step); };
+    const another = this.another("Another key", () => { this.key = randomKey(2, 3); }, 1);
     const pictures = make("div", { className: "live-pictures" }, ...this.pictures, another);
     return [make("div", { className: "live-row" }, pictures, table)];
   }

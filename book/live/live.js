@@ -16,6 +16,8 @@ export function makeSvg(name, attributes = {}) {
   return element;
 }
 
+export const button = (textContent, onclick) => make("button", { type: "button", textContent, onclick });
+
 /** A number with a true minus sign. */
 export const signed = (number) => String(number).replace("-", "−");
 
@@ -52,7 +54,6 @@ export class LiveFigure extends HTMLElement {
 
   connectedCallback() {
     if (this.says) return;
-    const button = (text, act) => make("button", { type: "button", textContent: text, onclick: act });
     this.slider = make("input", { type: "range", min: 0, max: this.steps - 1, value: 0 });
     this.slider.setAttribute("aria-label", this.label);
     this.slider.oninput = () => this.go(this.slider.valueAsNumber);
@@ -87,6 +88,14 @@ export class LiveFigure extends HTMLElement {
     this.slider.setAttribute("aria-valuetext", this.count.textContent);
     this.back.setAttribute("aria-disabled", this.step === 0); // and yet it keeps the focus, for the arrow keys
     this.next.setAttribute("aria-disabled", this.step === this.steps - 1);
+  }
+
+  /** A button that changes something, and goes to the nearest of those steps that show it. */
+  another(text, change, first = 0, last = this.steps - 1) {
+    return button(text, () => {
+      change();
+      this.go(Math.min(Math.max(this.step, first), last));
+    });
   }
 
   play() {

@@ -9,17 +9,19 @@ class ProofFigure extends LiveFigure {
   label = "step of the proof";
   telling = TELLING;
   asked = -1; // the column whose sum is shown term by term
+  key = KEY;
   scenes = steps(KEY);
   steps = 5;
 
   build() {
     this.querySelector("svg")?.remove(); // which stood there for pages without scripts
     this.drawing = make("div");
-    this.askers = [0, 1].map((j) => make("button", {
-      type: "button", textContent: `Add up column ${j + 1}`, onclick: () => { this.asked = this.asked === j ? -1 : j; this.go(this.step); },
-    }));
-    const another = make("button", { type: "button", textContent: "Another key" });
-    another.onclick = () => { this.scenes = steps(tellingKey(() => randomKey(2, 1))); this.go(this.step); };
+    this.askers = [0, 1].map((j) => this.another(`Add up column ${j + 1}`, () => { this.asked = this.asked === j ? -1 : j; }));
+    const another = this.another("Another key", () => {
+      const { v } = this.key;
+      do this.key = tellingKey(() => randomKey(2, 1)); while (String(this.key.v) === String(v)); // it moves pixels elsewhere
+      this.scenes = steps(this.key);
+    }, 1);
     return [this.drawing, make("div", { className: "live-row" }, ...this.askers, another)];
   }
 

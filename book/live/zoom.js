@@ -27,6 +27,7 @@ class ZoomFigure extends LiveFigure {
   sample = 3;
   patch = 5;
   column = 0;
+  key = {}; // none yet
 
   async connectedCallback() {
     if (this.samples) return;
@@ -44,13 +45,15 @@ class ZoomFigure extends LiveFigure {
     this.go(this.step);
   }
 
-  /** Draw a key, and run both networks; keep what they compute on the way. */
+  /** Draw another key, and run both networks; keep what they compute on the way. */
   #draw() {
-    const key = randomKey(P, 1), pixels = Uint8Array.from(this.samples[this.sample].pixels);
+    const before = String(Object.values(this.key));
+    do this.key = randomKey(P, 1); while (String(Object.values(this.key)) === before);
+    const pixels = Uint8Array.from(this.samples[this.sample].pixels);
     this.runs = SIDES.map((side) => {
-      const hidden = side === "encrypted", picture = hidden ? encrypt(pixels, SHAPE, key) : pixels;
+      const hidden = side === "encrypted", picture = hidden ? encrypt(pixels, SHAPE, this.key) : pixels;
       if (!this.network) return { picture };
-      const network = hidden ? encryptNetwork(this.network, key) : this.network, seen = { picture, E: network.embedding.weight };
+      const network = hidden ? encryptNetwork(this.network, this.key) : this.network, seen = { picture, E: network.embedding.weight };
       seen.logits = classify(network, picture, SHAPE, true, (name, values) => { seen[name] = values.slice(); });
       return seen;
     });
@@ -59,13 +62,12 @@ class ZoomFigure extends LiveFigure {
   build() {
     this.panels = SIDES.map(() => make("div", { className: "zoom-panel" }));
     this.verdict = make("p", { className: "zoom-verdict" });
-    const button = (textContent, act) => make("button", { type: "button", textContent, onclick: () => { act(); this.go(this.step); } });
     const panels = SIDES.map((side, i) => make("figure", {}, make("figcaption", { textContent: side }), this.panels[i]));
     return [make("div", { className: "zoom-pair" }, ...panels), this.verdict, make("div", { className: "live-row" },
-      button("Another patch", () => { this.patch = (this.patch + 1) % GRID ** 2; }),
-      button("Another column", () => { this.column = (this.column + 1) % MAPS; }),
-      button("Another digit", () => { this.sample = (this.sample + 1) % this.samples.length; this.#draw(); }),
-      button("Another key", () => this.#draw()))];
+      this.another("Another patch", () => { this.patch = (this.patch + 1) % GRID ** 2; }, 0, 1),
+      this.another("Another column", () => { this.column = (this.column + 1) % MAPS; }, 1, 1),
+      this.another("Another digit", () => { this.sample = (this.sample + 1) % this.samples.length; this.#draw(); }),
+      this.another("Another key", () => this.#draw(), 0, 1))];
   }
 
   show(step) {
