@@ -138,3 +138,25 @@ def test_formulas_are_drawn_and_no_markup_is_left(deck: Page) -> None:
         return document.querySelector(".slides").textContent;
     }""")
     assert re.findall(r"\$|\x00|\{[a-z:]+\}|```|\]\(|:label:", words) == []
+
+
+SMALL = """() => {
+    const words = document.createTreeWalker(document.querySelector(".slides"), NodeFilter.SHOW_TEXT), found = [];
+    while (words.nextNode()) {
+        const { data, parentElement } = words.currentNode;
+        if (!data.trim() || parentElement.closest("aside, .katex, mixer-proof > p:last-child")) continue;
+        if (!parentElement.checkVisibility({ visibilityProperty: true, opacityProperty: true })) found.push(data);
+        else if (parseFloat(getComputedStyle(parentElement).fontSize) < 12) found.push(data);
+    }
+    return [found, innerWidth >= document.documentElement.scrollWidth];
+}"""
+
+
+@pytest.mark.parametrize("name", DECKS)
+def test_a_phone_shows_all_slides_in_letters_that_can_be_read(browser: Browser, site: str, name: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{site}slides/{name}.html", wait_until="load")
+    assert page.evaluate(SMALL) == [[], True]
+    page.set_viewport_size({"width": 844, "height": 390})
+    page.wait_for_function("window.Reveal?.isReady()")  # turned, it is a deck
+    page.close()
