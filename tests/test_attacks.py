@@ -262,6 +262,17 @@ def test_encrypted_tiles_of_photographs_give_the_key(M: int, seed: int) -> None:
     assert recovery.score == pytest.approx(naturalness(tiles()[1], prior(M)), abs=1e-6)
 
 
+def test_few_tiles_give_the_key_or_nothing_by_luck() -> None:
+    """Which the figure of chapter 7 says of ten that are drawn at random."""
+    key, generator = Key.from_seed(7, 4, 3), seeded(0)
+    images = encrypt_images(tiles()[1], key)
+    draws = [torch.randperm(len(images), generator=generator)[:10] for _ in range(3)]
+    found = [ciphertext_only(images[draw], prior(4)).key for draw in draws]
+    right = [int((guess.permutation == key.permutation).sum()) for guess in found]
+    assert min(right) < 5
+    assert max(right) == 48
+
+
 def test_large_blocks_are_found_but_for_places_that_the_attack_doubts() -> None:
     """192 positions from 260 tiles of two photographs: not all, and it is said that not all is certain."""
     recovery = ciphertext_only(encrypt_images(tiles()[1], key := Key.from_seed(3, 8, 3)), prior(8), starts=2)
