@@ -479,7 +479,7 @@ def test_the_shipped_receipt_is_of_the_shipped_network_and_says_everything() -> 
 
 @needs_cifar10
 def test_a_sample_of_the_sweep_is_recomputed_exactly() -> None:
-    """Fig. 5: every number of the receipt can be had again; one of the hundred is, here, and two in a chapter."""
+    """Fig. 5: every number of the receipt can be had again; one of the hundred is, here, and one in a chapter."""
     receipt = load_receipt("paper")
     images, labels = load_cifar10("test")
     locked = encrypt_model(load_pretrained("cifar10"), Key.from_seed(receipt["right_key_seed"], 4, 3))
