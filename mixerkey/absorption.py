@@ -33,7 +33,7 @@ from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedP
 
 Model = TypeVar("Model", bound=nn.Module)
 SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
-TOLERANCE = 1e-6  # of the probe in float64, relative to its largest value
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the probe, relative to its largest value, as first fits
 COARSE = 1e-3  # where the weights' own rounding, enlarged by the key's condition, says more
 
 
@@ -63,7 +63,8 @@ def encrypt_model(
     Returns:
         the encrypted network. It has been tried out: it answers encrypted images as the old network answers plain
         ones, other than it answers plain ones itself, and keeps no copy of the plain matrix. With a key that changes
-        nothing (`BlockKey.is_identity`) it is the plain network, and only the first holds.
+        nothing (`BlockKey.is_identity`) it is the plain network, and only the first holds. It is tried out in
+        float64, to 1e-6; networks that run in float32 alone, to 1e-4.
 
     Raises:
         TypeError: the model is no module, the key is none, or `layer` or `image_size` is not of its type.
@@ -96,7 +97,7 @@ def encrypt_model(
     if isinstance(key, BlockOrder):
         within, order = SignedPermutation.identity(key.patch_size, key.channels), key
     given = None if image_size is None else _height_and_width(image_size)
-    size, cause = _image_size(model, key, given)
+    size, dtype, cause = _image_size(model, key, given)
     names = names or [_find(model, key, size)]
     weights: set[int] = set()  # a layer of two names, or two layers with one weight, are encrypted once
     for name in names:
@@ -108,11 +109,11 @@ def encrypt_model(
         _reorder(copy, order)
     if size is None:
         raise ValueError(
-            "the network runs on no probe image, so that its encryption could not be tried out. "
-            f"{cause}. If it takes images of a certain size, say image_size=(H, W)"
+            f"the network runs on no probe image, so that its encryption could not be tried out. {cause}"
+            + ("" if given else ". If it takes images of a certain size, say image_size=(H, W)")
         )
     if not key.is_identity:
-        _prove(model, copy, key, size, names)
+        _prove(model, copy, key, size, dtype, names)
     return copy
 
 
@@ -310,14 +311,19 @@ def _numbered_run(
     """What each leaf takes when an image goes in whose pixels are numbered: 1, 2, … as floats."""
     if size is None:
         return
-    seen: list[tuple[str, nn.Module, Tensor]] = []
-    numbers = torch.arange(1, key.channels * size[0] * size[1] + 1, dtype=torch.float64)
-    with (
-        _listening(deepcopy(model).double().eval(), lambda name, module, x, _: seen.append((name, module, x))) as probe,
-        suppress(Exception),
-    ):  # whatever it does not like comes behind the first layers
-        _run(probe, numbers.reshape(1, key.channels, *size))
-    yield from seen
+    runs: list[list[tuple[str, nn.Module, Tensor]]] = []
+    numbers = torch.arange(1, key.channels * size[0] * size[1] + 1).reshape(1, key.channels, *size)
+    for dtype in TOLERANCES:
+        seen: list[tuple[str, nn.Module, Tensor]] = []
+        runs.append(seen)
+
+        def hear(name: str, module: nn.Module, x: Tensor, _: Any, seen: list = seen) -> None:
+            seen.append((name, module, x))
+
+        with _listening(_in(dtype, deepcopy(model)), hear) as probe, suppress(Exception):
+            _run(probe, numbers.to(dtype))
+            break  # whatever it does not like comes behind the first layers, or is the dtype
+    yield from max(runs, key=len)
 
 
 def _rows(x: Tensor, key: BlockKey, size: tuple[int, int]) -> Tensor | None:
@@ -330,7 +336,7 @@ def _rows(x: Tensor, key: BlockKey, size: tuple[int, int]) -> Tensor | None:
     blocks = segment(torch.arange(1, C * H * W + 1, dtype=torch.float64).reshape(C, H, W), M).flatten(0, 1)  # (n, p_b)
     if x.numel() != blocks.numel() or x.shape[-1] != key.size:
         return None
-    found = x.reshape(-1, key.size)
+    found = x.reshape(-1, key.size).double()
     layout = (blocks[0][:, None] == found[0]).to(torch.uint8).argmax(0)
     return layout if torch.equal(found, blocks[:, layout]) else None
 
@@ -434,7 +440,9 @@ class Answer(NamedTuple):
     last: list[Tensor]  # of the last leaf whose output depends on the image; empty if there is none
 
 
-def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, int], names: list[str]) -> None:
+def _prove(
+    before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, int], dtype: torch.dtype, names: list[str]
+) -> None:
     """Try the new network on images, and look for what it must not keep.
 
     Raises:
@@ -445,23 +453,24 @@ def _prove(before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, 
         raise ValueError("the encrypted weights overflow their dtype: T⁻¹ is too large; take another key or double()")
     order = key if isinstance(key, BlockOrder) else key.order if isinstance(key, ScrambledKey) else None
     images = torch.randint(256, (2, key.channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    plain, encrypted = (network_input(images, each, torch.float64) for each in (None, key))
-    first, second = (deepcopy(model).double().eval() for model in (before, after))
+    plain, encrypted = (network_input(images, each, dtype) for each in (None, key))
+    first, second = (_in(dtype, deepcopy(model)) for model in (before, after))
+    tolerance = TOLERANCES[dtype]
     old, again = _answer(first, plain), _answer(first, plain)
-    if not _alike(old, again, None, TOLERANCE):
+    if not _alike(old, again, None, tolerance):
         raise ValueError("the network answers the same images differently each time: it draws at random, or counts")
     new, wrong = _answer(second, encrypted), _answer(second, plain)
     steps = [torch.finfo(p.dtype).eps for p in before.parameters() if p.is_floating_point() or p.is_complex()]
     rounding = key.condition * max(steps)
-    if not _alike(old, new, order, min(max(TOLERANCE, rounding), COARSE)):
+    if not _alike(old, new, order, min(max(tolerance, rounding), COARSE)):
         if key.condition > 1 and rounding > COARSE:
             raise ValueError(
                 f"the key's condition, {key.condition:.1e}, is too large for this network's weights: their rounding "
                 f"may change its answers by {rounding:.1e} of their size; take a better key, or encrypt model.double()"
             )
         raise ValueError(_complaint(first, key, plain))
-    if _alike(old, wrong, None, TOLERANCE):
-        if _alike(old, Answer(*([x.flip(0) for x in part] for part in old)), None, TOLERANCE):
+    if _alike(old, wrong, None, tolerance):
+        if _alike(old, Answer(*([x.flip(0) for x in part] for part in old)), None, tolerance):
             raise ValueError(
                 "the network gives two different images the same answer, to rounding, as deep networks do before they "
                 "are trained, so it cannot be seen whether the key changes it: train it first"
@@ -657,20 +666,28 @@ def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
 
 
-def _image_size(model: nn.Module, key: BlockKey, given: tuple[int, int] | None) -> tuple[tuple[int, int] | None, str]:
-    """A size of images that the network takes, the smaller the better; or None, and why it did not take the first."""
-    probe = copied(model).double().eval()
-    cause = ""
-    for size in [given] if given else _sizes(model, key):
-        try:
-            _run(probe, torch.zeros(2, key.channels, *size, dtype=torch.float64))
-        except Exception as error:  # whatever a stranger's network raises: it does not take this
+def _in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
+    """The network itself, ready to be tried out in a dtype; what is complex stays so."""
+    return (model.double() if dtype == torch.float64 else model.float()).eval()
+
+
+def _image_size(
+    model: nn.Module, key: BlockKey, given: tuple[int, int] | None
+) -> tuple[tuple[int, int] | None, torch.dtype, str]:
+    """A size of images that the network takes, the smaller the better, and in which dtype; or None, and why not."""
+    causes: dict[str, str] = {}  # of the first size
+    for dtype in TOLERANCES:
+        probe, name = _in(dtype, copied(model)), str(dtype).removeprefix("torch.")
+        for size in [given] if given else _sizes(model, key):
             shape = (2, key.channels, *size)
-            reason = (str(error) or "-").splitlines()[0].rstrip(".")
-            cause = cause or f"On {shape} in float64: {type(error).__name__}: {reason}"
-        else:
-            return size, ""
-    return None, cause
+            try:
+                _run(probe, torch.zeros(shape, dtype=dtype))
+            except Exception as error:  # whatever a stranger's network raises: it does not take this
+                reason = (str(error) or "-").splitlines()[0].rstrip(".")
+                causes.setdefault(name, f"On {shape} in {name}: {type(error).__name__}: {reason}")
+            else:
+                return size, dtype, ""
+    return None, dtype, ". ".join(causes.values())
 
 
 def _sizes(model: nn.Module, key: BlockKey) -> Iterator[tuple[int, int]]:

@@ -486,6 +486,17 @@ class Through(Small):
         return self.after(super().forward(self.before(x)))
 
 
+class Float32(nn.Module):
+    """Casts images to float32, whatever its weights are."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x.float())
+
+
 def only(condition: Callable[[Tensor], bool]) -> Callable[[Tensor], Tensor]:
     def check(x: Tensor) -> Tensor:
         if not condition(x):
@@ -547,7 +558,13 @@ UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
     "overflow": (Small, MatrixKey(MATRIX.matrix() * 1e-45, 4, 3), {}, "overflow their dtype"),
     "in training only": (lambda: Aside(lambda m, x: m.training), KEY, {"layer": "conv"}, "would stay plain: other"),
     "large only": (lambda: Aside(lambda m, x: len(x[0, 0]) > 64), KEY, {"layer": "conv"}, "would stay plain: other"),
-    "float32 inside": (lambda: Through(lambda x: x.float()), KEY, {}, "no probe image.* in float64: RuntimeError: "),
+    "beside, float32 inside": (lambda: Float32(Padded()), KEY, {"layer": "net.conv"}, OTHERWISE),
+    "what it raises in float32": (
+        lambda: Float32(Through(after=only(lambda y: False))),
+        KEY,
+        {"image_size": (8, 8)},
+        r"in float64: RuntimeError: .* in float32: \w+: .*not of the shape that I take$",
+    ),
     "one at a time": (lambda: Through(only(lambda x: len(x) == 1)), KEY, {}, "not of the shape that I take"),
     "unbatched": (lambda: Through(only(lambda x: x.ndim == 3)), KEY, {}, "not of the shape that I take"),
     "wrong size": (Small, KEY, {"image_size": (2, 2)}, r"On \(2, 3, 2, 2\) in float64: RuntimeError: "),
@@ -633,6 +650,48 @@ def test_branches_that_began_with_equal_weights_are_encrypted() -> None:
 def test_a_network_may_write_on_its_image_or_resize_it() -> None:
     right(Through(lambda x: x.mul_(2)).double())
     right(Through(resized).double(), image_size=(8, 8))
+
+
+class CastNorm(Small):
+    """Normalises in float32, as CLIP does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.gelu(self.conv(x)).mean((2, 3))
+        scale = self.head.weight[0]
+        return self.head(nn.functional.layer_norm(y.float(), (16,), scale, scale).to(x.dtype))
+
+
+class Patches(nn.Module):
+    """A Linear takes flattened patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(48, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = nn.functional.unfold(x, 4, stride=4).mT  # (N, places, 48)
+        return self.head(nn.functional.gelu(self.embed(patches)).mean(1))
+
+
+IN_FLOAT32: dict[str, Callable[[], nn.Module]] = {
+    "image": lambda: Float32(Small()),
+    "flattened patches": lambda: Float32(Patches()),
+    "normalisation": CastNorm,
+    "a constant": lambda: Through(after=lambda y: torch.einsum("nk,kj->nj", y, torch.eye(5))),
+    "a quantised head": lambda: torch.ao.quantization.quantize_dynamic(Small(), {nn.Linear}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("key", [KEY, MATRIX], ids=["signed permutation", "matrix"])
+@pytest.mark.parametrize("name", IN_FLOAT32)
+def test_a_network_that_runs_in_float32_alone_is_tried_out_in_it(name: str, key: BlockKey) -> None:
+    torch.manual_seed(0)
+    model = IN_FLOAT32[name]().eval()
+    plain, encrypted = (network_input(images()[..., :8, :8], each, torch.float32) for each in (None, key))
+    with torch.no_grad():
+        old, new = model(plain), encrypt_model(model, key, image_size=(8, 8))(encrypted)
+    assert (old - new).abs().max() < 1e-4 * old.abs().max()
 
 
 IDENTITIES: dict[str, BlockKey] = {
