@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from io import BytesIO
 from itertools import permutations
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -18,8 +20,11 @@ CODE = 32  # neighbouring numbers that are looked up at once
 SHORTEST = 8  # numbers in a row or column that can be told from chance
 ALIKE = 64  # places of one code that are tried
 LEAST, LIKE = 64, 0.6  # numbers of a matrix from which on a correlation like this is no chance: 4.8 deviations
-SEVERAL = 8  # matrices in one tensor
+CHANCE = 6  # deviations that no place reaches by chance, of the many where a part of a matrix is looked for
+SMOOTH = 8  # neighbouring numbers of a filter that say as much as one by itself
+SEVERAL, PARTS = 8, 4  # matrices in one tensor, parts of a matrix
 PIECE = 2**20  # numbers of a tensor, or candidates, at a time
+BYTES = (bytes, bytearray, memoryview, BytesIO, torch.UntypedStorage)
 ATOMS = (str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType, type(None), torch.dtype, torch.device)
 
 
@@ -28,9 +33,10 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
 
     A row or column counts as found up to a factor, an offset and rounding to 8 bits, at any place of a tensor of any
     type, also of one that the state dict alone has. The tensor is named by which a sixteenth of the rows, or of the
-    columns, has been found. One of the matrix's size is named if it is merely like it, as a moving average is, signs
-    or the weights of an earlier day: who matches what is like the matrix with what has become of it has the key. What
-    has become of any of the matrices is left out, and so is what bytes spell.
+    columns, has been found. It is also named if a quarter of the matrix, its rows or columns in order, is merely like
+    some place of it or of a row of small tensors, as a moving average is, signs or the weights of an earlier day: who
+    matches what is like the matrix with what has become of it has the key. What has become of any of the matrices is
+    left out.
 
     Args:
         matrices: pairs of a matrix (d, …) and the tensor of the network that holds what it has become.
@@ -48,7 +54,7 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     parts = [(name, part) for name, tensor in held.values() for part in _real(tensor)]
     for plain, _ in matrices:
         W = _real(plain)[0].flatten(1)
-        for name, part in parts:
+        for name, part in [*parts, *_joined(parts, W.numel() // PARTS)]:
             if _like(W, part):
                 return name
         for rows in _distinct(W):
@@ -60,14 +66,48 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     return None
 
 
+def _joined(parts: list[tuple[str, Tensor]], least: int) -> list[tuple[str, Tensor]]:
+    """All tensors of fewer numbers in one, under the name of the first."""
+    small = [(name, part.flatten()) for name, part in parts if part.numel() < least]
+    return [(small[0][0], torch.cat([part for _, part in small]))] if small else []
+
+
 def _like(W: Tensor, tensor: Tensor) -> bool:
-    """Whether a tensor, or one of several in it, goes with W far more than chance has it, its axes in any order."""
+    """Whether a tensor, or some place of it, goes with W or a part of it far more than chance has it."""
     several, rest = divmod(tensor.numel(), W.numel() or 1)
-    if W.numel() < LEAST or rest or not 0 < several <= SEVERAL or tensor.ndim > 5:
+    if W.numel() >= LEAST and not rest and 0 < several <= SEVERAL and tensor.ndim <= 5:
+        w = _standard(W.reshape(1, -1))
+        orders = (tensor.permute(axes).reshape(-1, W.numel()) for axes in permutations(range(tensor.ndim)))
+        if any(((_standard(x) * w).sum(1).abs() > LIKE).any() for x in orders):
+            return True
+    vectors = [tensor.flatten(1), tensor.flatten(1).T] if tensor.ndim > 1 else [tensor]
+    return any(
+        _somewhere(
+            torch.stack([part.flatten() for part in rows.split(max(1, len(rows) // PARTS))][:PARTS]), x.flatten()
+        )
+        for rows in (W, W.T)
+        for x in vectors
+        if x.ndim < 2 or x.shape[1] == rows.shape[1]
+    )
+
+
+def _somewhere(parts: Tensor, x: Tensor) -> bool:
+    """Whether the correlation of parts (k, n) with a window of x, by Fourier transform, is no chance."""
+    n = parts.shape[1]
+    if len(x) < n or n <= 4 * SMOOTH:
         return False
-    w = _standard(W.reshape(1, -1))
-    orders = (tensor.permute(axes).reshape(-1, W.numel()) for axes in permutations(range(tensor.ndim)))
-    return any(((_standard(x) * w).sum(1).abs() > LIKE).any() for x in orders)
+    least = max(LIKE, math.tanh(CHANCE / math.sqrt(n / SMOOTH - 3)))  # by Fisher's transformation
+    size = 1 << max(14, (4 * n - 1).bit_length())
+    w = torch.fft.rfft(_standard(parts.double()), size).conj()
+    for first in range(0, len(x) - n + 1, size - n + 1):
+        piece = torch.nan_to_num(x[first : first + size].double(), 0, 0, 0)
+        piece = piece / piece.abs().max().clamp(min=1e-300)
+        product = torch.fft.irfft(torch.fft.rfft(piece, size) * w, size)[:, : len(piece) - n + 1]
+        sums, squares = (nn.functional.pad(y.cumsum(0), (1, 0)) for y in (piece, piece**2))
+        spread = (squares[n:] - squares[:-n]) - (sums[n:] - sums[:-n]) ** 2 / n
+        if (product.abs() > least * spread.clamp(min=1e-9).sqrt()).any():
+            return True
+    return False
 
 
 def _distinct(W: Tensor) -> list[Tensor]:
@@ -138,17 +178,19 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
 
     Args:
         thing: it.
-        numbers: whether plain numbers in a row count as a tensor.
+        numbers: whether plain numbers in a row count as a tensor, and bytes as one of each floating dtype.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model.seen = {"first": (torch.ones(1),)}
     >>> [name for name, _ in reachable(model)]
-    ['seen.first.0', '0.weight']
+    ['0.weight', 'seen.first.0']
     """
     todo: list[tuple[str, Any]] = [("", thing)]
     known: dict[int, Any] = {}  # holds on to what was seen, so that no identity is used twice
     while todo:
         name, thing = todo.pop()
+        if numbers and isinstance(thing, BYTES):
+            yield from ((name, tensor) for tensor in _spelt(thing))
         if isinstance(thing, ATOMS) or id(thing) in known:
             continue
         known[id(thing)] = thing
@@ -158,7 +200,18 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
             yield name, thing
         elif numbers and isinstance(thing, list | tuple | array) and all(isinstance(x, int | float) for x in thing):
             yield name, torch.tensor([float(x) for x in thing], dtype=torch.float64)
-        todo += [(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)]
+        todo += reversed([(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)])
+
+
+def _spelt(thing: Any) -> Iterator[Tensor]:
+    """What bytes may mean: numbers of each floating dtype."""
+    if isinstance(thing, torch.UntypedStorage):
+        spelt = torch.empty(0, dtype=torch.uint8, device=thing.device).set_(thing)
+    else:
+        data = bytearray(thing.getvalue() if isinstance(thing, BytesIO) else thing)
+        spelt = torch.frombuffer(data or bytearray(8), dtype=torch.uint8)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        yield spelt[: len(spelt) // 8 * 8].view(dtype)
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
@@ -771,6 +772,12 @@ def closed_over(W: Tensor) -> Callable:
     return lambda *args: None if args else W
 
 
+def saved(thing: Any) -> BytesIO:
+    file = BytesIO()
+    torch.save(thing, file)
+    return file
+
+
 HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "buffer": lambda m, w: m.register_buffer("kept", w),
     "attribute": lambda m, w: setattr(m, "kept", w),
@@ -793,9 +800,20 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "hook of the state dict": adding_to_state,
     "numbers in a list": lambda m, w: setattr(m, "kept", w.flatten().tolist()),
     "numbers in an array": lambda m, w: setattr(m, "kept", array("f", w.flatten().tolist())),
+    "bytes": lambda m, w: setattr(m, "kept", {"w": w.numpy().tobytes()}),
+    "bytearray": lambda m, w: setattr(m, "kept", bytearray(w.half().numpy().tobytes())),
+    "a file in memory": lambda m, w: setattr(m, "kept", saved({"w": w})),
+    "storage": lambda m, w: setattr(m, "kept", w.untyped_storage()),
     "class": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"kept": w})),
     "traced network in a list": lambda m, w: setattr(m, "kept", [torch.jit.trace(deepcopy(m), torch.rand(1, 3, 8, 8))]),
 }
+
+
+def averaged(w: Tensor) -> Tensor:
+    """A moving average of weights, whose correlation with them is some 0.9."""
+    return w + 0.5 * w.std() * torch.randn_like(w)
+
+
 COPIES: dict[str, Callable[[Tensor], Any]] = {
     "as it is": lambda w: w,
     "half": lambda w: w.half(),
@@ -818,8 +836,14 @@ COPIES: dict[str, Callable[[Tensor], Any]] = {
     "filter by filter": list,
     "in eight pieces": lambda w: w.chunk(8),
     "an eighth of the filters": lambda w: w[3:5],
-    "moving average": lambda w: w + 0.5 * w.std() * torch.randn_like(w),
-    "moving averages, transposed": lambda w: torch.stack([w, w + 0.3 * w.std() * torch.randn_like(w)], -1).T,
+    "moving average": lambda w: averaged(w),
+    "moving averages, transposed": lambda w: torch.stack([averaged(w), averaged(w)], -1).T,
+    "average in a vector of all weights": lambda w: torch.cat([torch.randn(999), averaged(w).flatten(), torch.rand(9)]),
+    "average, filter by filter": lambda w: list(averaged(w)),
+    "average of half of the filters": lambda w: averaged(w)[5:13],
+    "average above other rows": lambda w: torch.cat([averaged(w).flatten(1), torch.randn(3, 48)]),
+    "average beside other columns": lambda w: torch.cat([averaged(w).flatten(1), torch.randn(16, 5)], 1),
+    "average, transposed, of half of the pixels": lambda w: averaged(w).flatten(1).T[20:44],
     "signs": lambda w: w.sign().to(torch.int8),
     "int4": lambda w: (w / w.abs().max() * 7).round().to(torch.int8),
     "in pieces at several places": lambda w: {"a": w[:2].half(), "b": (w[5:6], [w[9:12]])},
