@@ -35,7 +35,9 @@ def mark(assignment: Assignment, notebook: Notebook, trust: bool = False) -> dic
         for each in own:
             if each["type"] == "code" and not each["source"].lstrip().startswith(EXPERIMENT):
                 each["printed"] = submission.run(each["source"])
-        tests = run_tests(assignment, submission.functions(assignment.names))
+        functions = submission.functions(assignment.names)
+        functions["left"] = lambda function, *arguments: function(*arguments, left=True)
+        tests = run_tests(assignment, functions)
     return {"tests": tests, "cells": own}
 
 

@@ -119,7 +119,10 @@ class Submission:
         return printed
 
     def functions(self, names: list[str]) -> dict[str, Callable]:
-        """Functions that ask the submission's of these names when they are called. Their time starts afresh."""
+        """Functions that ask the submission's of these names when they are called. Their time starts afresh.
+
+        The arguments reach it as copies; with `left=True` the answer is what the call has left of these.
+        """
         self.left = SECONDS
         return {name: self._function(name) for name in names}
 
@@ -136,11 +139,12 @@ class Submission:
         self.process = None
 
     def _function(self, name: str) -> Callable:
-        def ask(*arguments: Any) -> Any:
+        def ask(*arguments: Any, left: bool = False) -> Any:
             if name in self.stopped:
                 raise self.stopped[name]
             try:
-                answer = self._exchange({"name": name, "arguments": worker.encode(list(arguments))})
+                call = {"name": name, "arguments": worker.encode(list(arguments)), "left": left}
+                answer = self._exchange(call)
             except SubmissionError as error:
                 self.stopped[name] = SubmissionError(f"{name}: {error}")
                 raise self.stopped[name] from error

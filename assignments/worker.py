@@ -208,7 +208,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 else:
                     value = cells.names[message["name"]]
                     if "arguments" in message:
-                        value = value(*decode(message["arguments"]))
+                        arguments = decode(message["arguments"])
+                        value = value(*arguments)
+                        value = arguments if message["left"] else value
                     reply = {"value": encode(value)}
         except BaseException as error:
             reply = {"error": explain(error)[:1000]}

@@ -25,7 +25,7 @@ import torch
 from nbformat import NotebookNode
 from playwright.sync_api import Browser
 
-from assignments import feedback, grades, inbox, sandbox, table, variants, worker
+from assignments import feedback, grades, inbox, marking, sandbox, table, variants, worker
 from assignments.__main__ import main
 from assignments.grade import grade
 from assignments.grades import Grades
@@ -243,17 +243,53 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {},
         "",
     ),
-    "another dtype": (
+    "whole numbers of another width": (
         CIPHER,
-        "right = blocks\ndef blocks(x):\n    return right(x).float()",
-        {"q1-public": 1, "q1-hidden": 3},
-        "Expected torch.int64, got torch.float32",
+        "right_put, right_scramble, right_unscramble = put, scramble, unscramble\n"
+        "def put(x, flat):\n    return right_put(x.long(), flat.long())\n"
+        "def scramble(flat, v, r):\n    return right_scramble(flat.int(), v, r)\n"
+        "def unscramble(flat, v, r):\n    return right_unscramble(flat.float(), v, r).numpy()",
+        {},
+        "",
     ),
-    "blocks by a constant": (
+    "float32": (
         CIPHER,
-        "right = blocks\ndef blocks(x):\n    return right(x[..., :3])[..., : ROWS * COLUMNS * 3].long()",
+        "right, right_matrix, right_features = blocks, lock_matrix, features\n"
+        "def blocks(x):\n    return right(x).float()\n"
+        "def lock_matrix(E, v, r):\n    return right_matrix(E.float(), v, r)\n"
+        "def features(x, weight, bias):\n    return right_features(x, weight.float(), bias.float())",
+        {},
+        "",
+    ),
+    "lists of tensors": (
+        CIPHER,
+        "right = embedding_matrix\ndef embedding_matrix(weight):\n    return list(right(weight))",
+        {},
+        "",
+    ),
+    "whole numbers where there are fractions": (
+        CIPHER,
+        "right = blocks\ndef blocks(x):\n    return right(x).long()",
         {"q1-hidden": 3},
-        "Expected torch.uint8",
+        "A grey image in float64: are its fractions lost",
+    ),
+    "three channels, whatever comes": (
+        CIPHER,
+        "right = blocks\ndef blocks(x):\n    return right(x.expand(*x.shape[:3], 3) if x.shape[3] == 1 else x)",
+        {"q1-hidden": 3},
+        "Expected shape",
+    ),
+    "the input changed": (
+        CIPHER,
+        "right = put\ndef put(x, flat):\n    return x.copy_(right(x, flat))",
+        {"q2-public": 1},
+        "put must leave x as it was",
+    ),
+    "pixels of a block exchanged": (
+        CIPHER,
+        "right = put\ndef put(x, flat):\n    return right(x, flat.flip(-1))",
+        {"q2-hidden": 2},
+        "is flat read in ORDER",
     ),
     "no signs": (
         CIPHER,
@@ -297,6 +333,26 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {},
         "",
     ),
+    "float32 and 0 or 1": (
+        PROOF,
+        "right, right_lock, right_matrix = counterexample, lock, tubelet_matrix\n"
+        "def counterexample(size):\n"
+        "    E, *keys = right(size)\n"
+        "    return E.float(), *((v.int(), r.int()) for v, r in keys)\n"
+        "def lock(weight, keys):\n    return right_lock(weight.float(), keys)\n"
+        "def tubelet_matrix(keys, depth):\n    return right_matrix(keys, depth).int()",
+        {},
+        "",
+    ),
+    "a counterexample of next to nothing": (
+        PROOF,
+        "right = counterexample\n"
+        "def counterexample(size):\n"
+        "    E, *keys = right(size)\n"
+        "    return torch.rand(size, 3, dtype=torch.float64) * 1e-12, *keys",
+        {"q4-hidden": 2},
+        "The two keys need different E",
+    ),
     "keys change every frame": (
         PROOF,
         "HOLD = 1",
@@ -325,6 +381,19 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {"q2-public": 1, "q2-hidden": 2},
         "of 48 flips are right",
     ),
+    "flips as 0 and 1": (
+        BREAK,
+        "right = find_flips\ndef find_flips(encrypted, places):\n    return right(encrypted, places).int().numpy()",
+        {},
+        "",
+    ),
+    "the eigenvector for the flips": (
+        BREAK,
+        "def find_flips(encrypted, places):\n"
+        "    return torch.stack([leading(encrypted[:, places == key].flatten(0, 1)) for key in places.unique()])",
+        {"q2-public": 1, "q2-hidden": 2},
+        "Expected truth values, got",
+    ),
     "knows the example": (
         BREAK,
         "def find_map(encrypted, count):\n    return example_map",
@@ -352,6 +421,12 @@ def test_a_flaw_costs_what_it_deserves_and_the_message_says_why(flaw: str) -> No
     tests = judged(KNOWN[name], code)
     assert {test["name"]: test["points"] for test in tests if test["said"]} == expected
     assert re.search(said, " ".join(test["said"] for test in tests))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_forgotten_return_is_named_by_every_test_that_meets_it(name: str) -> None:
+    tests = judged(KNOWN[name], "\n".join(f"def {function}(*arguments):\n    pass" for function in KNOWN[name].names))
+    assert {test["said"] for test in tests} == {"The function returned None: is there a return at its end?"}
 
 
 # --- what is handed in
@@ -657,6 +732,14 @@ def test_children_that_an_answer_leaves_behind_do_not_answer() -> None:
         submission.run("import os\ndef forks():\n    return bool(os.fork()) or True\ndef seven():\n    return 7")
         ask = submission.functions(["forks", "seven"])
         assert [ask["forks"](), *(ask["seven"]() for _ in range(3))] == [True, 7, 7, 7]
+
+
+def test_a_changed_argument_is_seen_from_the_other_process() -> None:
+    made = with_cells("right = put\ndef put(x, flat):\n    return x.copy_(right(x, flat))")
+    found = marking.mark(KNOWN[CIPHER], handed_in(made), trust=True)["tests"]
+    ((name, said),) = [(test["name"], test["said"]) for test in found if test["said"]]
+    assert name == "q2-public"
+    assert said.startswith("put must leave x as it was, and give a changed copy.")
 
 
 # --- tables and pages
