@@ -443,3 +443,19 @@ def test_tool_writes_the_stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_high_rectangle_is_no_square() -> None:
     assert not check.absorbed_orders(lambda h, w: min(h * w, 2) if min(h, w) == 1 else 8 if h >= w else 4)
+
+
+def test_one_row_of_the_moments_is_not_their_eigenvector() -> None:
+    def row(x: torch.Tensor, k: int) -> torch.Tensor:
+        return (x.T @ x)[k] < 0
+
+    assert not any(check.leading_flips(lambda x, k=k: row(x, k)) for k in range(-6, 6))
+    for matrix in (np.cov, np.corrcoef):  # about the mean, or each pixel in its own units
+        assert check.leading_flips(lambda x, m=matrix: np.linalg.eigh(m(x.T.numpy())).eigenvectors[:, -1] < 0)
+
+
+def test_an_index_that_counts_along_another_axis_is_explained() -> None:
+    said = check.encrypt_rows(lambda E, v, r: E[:, v]).message
+    assert "raised IndexError" in said
+    assert said.endswith("; v holds numbers of rows, and E has these on its first axis.")
+    assert "last axis" in check.shuffle(lambda blocks, v: blocks[v]).message

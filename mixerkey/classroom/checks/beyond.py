@@ -42,15 +42,22 @@ def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         (lambda W1, W2, c2, order: (W1, W2[order], c2[order]), "what comes in is in the new order: columns of W1"),
         (lambda W1, W2, c2, order: (W1[:, order], W2[order], c2), "the bias c2 belongs to places, too"),
     ),
+    indices="order holds places: columns of W1, rows of W2 and entries of c2",
 )
 def reorder_mixing(W1: Tensor, W2: Tensor, c2: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return W1[:, order], W2[order], c2[order]
 
 
 def grids(g: Generator) -> list[tuple[int, int]]:
-    """Rows and columns: squares, a wide and a high rectangle, a column, a row, a single place."""
+    """Rows and columns: squares, the smallest too, a wide and a high rectangle, a column, a row, a single place."""
     a, b, c, d, e = (2 + draw(g, 99) for _ in range(5))
-    return [(8, 8), (a, a), (b, b + c), (b + c, b), (d, 1), (1, e), (1, 1)]
+    return [(8, 8), (2, 2), (1, 2), (a, a), (b, b + c), (b + c, b), (d, 1), (1, e), (1, 1)]
+
+
+def symmetries(h: int, w: int) -> int:
+    if min(h, w) == 1:
+        return 1 if h == w else 2
+    return 8 if h == w else 4
 
 
 @checker(
@@ -67,11 +74,13 @@ def grids(g: Generator) -> list[tuple[int, int]]:
             lambda h, w: 1 if h == w == 1 else 4 if h == w else 2,
             "these are the turns; a grid can be mirrored as well",
         ),
+        (
+            lambda h, w: 24 if h == w == 2 else symmetries(h, w),
+            "a place of 2 × 2 is not beside the one across: of the 24 orders, 8 keep neighbours beside each other",
+        ),
         (lambda h, w: 4, "a square also has quarter turns"),
         (lambda h, w: 2 if min(h, w) == 1 else 8 if h == w else 4, "a single place has one order"),
     ),
 )
 def absorbed_orders(h: int, w: int) -> int:
-    if min(h, w) == 1:
-        return 1 if h == w else 2
-    return 8 if h == w else 4
+    return symmetries(h, w)

@@ -15,9 +15,14 @@ from mixerkey.keys import Key
 
 
 def correlated(g: Generator, n: int, size: int) -> tuple[Tensor]:
-    """Normalised blocks whose pixels go together, as those of photographs do, with half of the signs turned."""
-    averages = torch.linspace(-0.2, 0.2, size, dtype=torch.float64)
-    x = 0.5 * normal(g, n, 1) + 0.4 * normal(g, n, size) + averages[torch.randperm(size, generator=g)]
+    """Normalised blocks whose pixels go together, though not each with each, with half of the signs turned."""
+    averages, together = (torch.linspace(*ends, size, dtype=torch.float64) for ends in ((-0.2, 0.2), (0.5, 0.8)))
+    together[:2] = 0.15  # of these two, one has another sign in each row of the second moments than in the eigenvector
+    apart = 0.45 * (-1.0) ** torch.arange(size)
+    order = torch.randperm(size, generator=g)
+    factors = torch.linalg.qr(normal(g, n, 2)).Q * n**0.5  # (n, 2), uncorrelated
+    x = factors @ torch.stack([together, apart])[:, order] + 0.2 * normal(g, n, size)
+    x = x + averages[torch.randperm(size, generator=g)]
     x[0] = normal(g, size)  # or the first block alone might show the answer
     return (torch.where(torch.randperm(size, generator=g) < size // 2, -x, x),)
 
@@ -42,6 +47,10 @@ def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
         (
             lambda x: torch.linalg.eigh(x.T @ x).eigenvectors[:, -1],
             "this is the eigenvector itself; its signs are what the flips can be read from",
+        ),
+        (
+            lambda x: (x.T @ x)[0] < 0,
+            "this is one row of the second moments; the leading eigenvector weighs all of them",
         ),
         (lambda x: x.mean(0) < 0, "this looks at averages; they need pictures that are bright or dark on the whole"),
         (lambda x: x[0] < 0, "one block is not enough: use the second moments of all"),

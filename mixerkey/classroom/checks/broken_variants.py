@@ -52,7 +52,7 @@ def offset(mean: float, deviation: float) -> float:
             torch.zeros(2).double(),
             torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]]).double(),
             torch.tensor([True, False, True, False]),
-            0.25,
+            0.3,
             0.5,
         ),
         *[
@@ -84,6 +84,31 @@ def offset(mean: float, deviation: float) -> float:
             "f(255 - p) + f(p) is (1 - 2 mean) / deviation; this takes away half of it",
         ),
         (lambda b, E, r, m, s: -offset(m, s) * E[r].sum(0), "the old bias is lost"),
+        (
+            lambda b, E, r, m, s: b,
+            "this is the bias as it was; flipped pixels add to the product, and the bias must take that away",
+        ),
+        (lambda b, E, r, m, s: b + (1 - 2 * m) * E[r].sum(0), "take away, do not add, and divide by the deviation"),
+        *[
+            (
+                lambda b, E, r, m, s, two=two: b + two * m / s * E[r].sum(0),
+                "f(255 - p) + f(p) is (1 - 2 mean) / deviation; the 1 is missing",
+            )
+            for two in (-2, 2)
+        ],
+        (
+            lambda b, E, r, m, s: b - (255 - 2 * m) / s * E[r].sum(0),
+            "mean and deviation are those of pixels from 0 to 1, so white is 1, not 255",
+        ),
+        (
+            lambda b, E, r, m, s: b - offset(m, s) * E[r].mean(0),
+            "each flipped pixel brings an offset of its own: sum the rows, do not average them",
+        ),
+        (lambda b, E, r, m, s: b - offset(m, s) * E[r].sum(), "each channel has a sum of its own: add rows, .sum(0)"),
+        (
+            lambda b, E, r, m, s: b - offset(m, s) * E[r.long()].sum(0),
+            "as whole numbers, r takes rows 0 and 1 again and again; as truth values, the rows that are flipped",
+        ),
     ),
 )
 def mended_bias(bias: Tensor, E_enc: Tensor, r: Tensor, mean: float, deviation: float) -> Tensor:

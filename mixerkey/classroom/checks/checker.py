@@ -91,9 +91,10 @@ class Checker:
         reference: the right function, under the name and with the parameters that the exercise gives it.
         inputs: makes the arguments of several calls from a generator: the exercise's example first, then random ones.
         praise: what is said of a right answer.
-        mistakes: classic wrong functions, each with what is said of it.
+        mistakes: classic wrong functions, each with what is said of it; a part of a result may be ..., which is any.
         tolerance: by how much a result may differ; 0 asks for equality.
         canonical: applied to results before they are compared, where several are right.
+        indices: what an index counts, said after an IndexError.
         rule: what a right result must satisfy besides; gets the result and the arguments as the function left them,
             and returns a complaint, or nothing.
 
@@ -116,6 +117,7 @@ class Checker:
     mistakes: tuple[tuple[Callable[..., Any], str], ...]
     tolerance: float = 1e-9
     canonical: Callable[[Any], Any] = lambda result: result
+    indices: str = ""
     rule: Callable[[Any, tuple], str] = lambda result, arguments: ""
 
     def __call__(self, answer: object) -> Result:
@@ -134,7 +136,8 @@ class Checker:
                 if type(error) is NotImplementedError and not error.args:
                     return Result(False, f"{NOT_DONE}write what {name} does in place of raise NotImplementedError.")
                 what = traceback.format_exception_only(error)[-1].strip()
-                return _wrong(f"{self._call(case)} raised {what}")
+                hint = f"; {self.indices}" if self.indices and isinstance(error, IndexError) else ""
+                return _wrong(f"{self._call(case)} raised {what}{hint}")
             changed = changed or self._changed(arguments, case)
             left.append((results[-1], arguments))
         if all(result is None for result in results):
@@ -201,7 +204,7 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
 
     Args:
         got: anything.
-        expected: a tensor, a number, True or False, or a list or tuple of these.
+        expected: a tensor, a number, True or False, or a list or tuple of these; ... is equal to anything.
         tolerance: by how much numbers may differ.
         dtypes: whether fractions in place of whole numbers are different.
 
@@ -210,6 +213,8 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
     >>> difference([[1, 2]], torch.tensor([[1, 2]], dtype=torch.uint8))
     ''
     """
+    if expected is ...:
+        return ""
     if isinstance(expected, Tensor):
         return _tensors_differ(got, expected, tolerance, dtypes)
     if isinstance(expected, list | tuple):

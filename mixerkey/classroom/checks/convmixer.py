@@ -24,12 +24,20 @@ parameters = Value(
     "two convolutions and two normalisations a layer, the embedding with its own, and the classifier.",
     (
         (count(*LARGE, norm=0), "the scales and offsets of batch normalisation are missing"),
-        (count(*LARGE, bias=0), "the biases of the convolutions are missing"),
+        (count(*LARGE, bias=0), "the biases of the convolutions are missing, or the offsets of batch normalisation"),
         (count(*LARGE, bias=0, norm=0), "the biases and batch normalisation are missing"),
         (count(*LARGE) - 1000 * 1536 - 1000, "the classifier is missing"),
         (count(*LARGE) - 1000, "the biases of the classifier are missing"),
         (count(1536, 1, *LARGE[2:]), "these are the parameters with one layer; there are 20"),
-        (count(*LARGE) - 20 * 2 * 1536, "a layer has two batch normalisations, this counts one"),
+        (
+            count(*LARGE) - 20 * 2 * 1536,
+            "a layer has two batch normalisations, this counts one, or the biases of its two convolutions are missing",
+        ),
+        (count(*LARGE) - 1536, "the bias of the embedding is missing"),
+        (
+            count(*LARGE) - 20 * 1536,
+            "a layer has two convolutions with a bias each, and two normalisations with an offset each; one is missing",
+        ),
         (count(*LARGE) - 2 * 1536, "the batch normalisation behind the embedding is missing"),
         (count(*LARGE) + (20 * 2 + 1) * 2 * 1536, "running means and variances are no parameters; nothing learns them"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log, sqrt
+from math import log
 
 from mixerkey.classroom.checks.checker import Value, checker
 from mixerkey.classroom.checks.inputs import draw
@@ -32,15 +32,30 @@ def wald(z: float = 1.959964, power: float = 0.5) -> Callable[[int, int], tuple[
     return bounds
 
 
-def wilson(z: float) -> Callable[[int, int], tuple[float, float]]:
-    """Wilson's interval of another level."""
+def wilson(
+    z: float = 1.959964, middle: bool = True, inner: bool = True, power: float = 0.5, divided: int = 2
+) -> Callable[[int, int], tuple[float, float]]:
+    """Wilson's interval of another level, or solved wrongly: without a summand, the root, or a division by 1 + e."""
 
     def bounds(right: int, total: int) -> tuple[float, float]:
-        share, extra = right / total, z * z / total
-        half = sqrt(share * (1 - share) * extra + extra**2 / 4)
-        return (share + extra / 2 - half) / (1 + extra), (share + extra / 2 + half) / (1 + extra)
+        share, e = right / total, z * z / total
+        centre = (share + e / 2 * middle) / (1 + e) ** (divided > 0)
+        half = (share * (1 - share) * e + e**2 / 4 * inner) ** power / (1 + e) ** (divided > 1)
+        return centre - half, centre + half
 
     return bounds
+
+
+def clipped(right: int, total: int) -> tuple[float, float]:
+    """The naive interval, cut at 0 and 1."""
+    low, high = wald()(right, total)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def about_share(right: int, total: int) -> tuple[float, float]:
+    """Wilson's width about the measured share."""
+    low, high = confidence_interval(right, total)
+    return right / total - (high - low) / 2, right / total + (high - low) / 2
 
 
 @checker(
@@ -51,6 +66,14 @@ def wilson(z: float) -> Callable[[int, int], tuple[float, float]]:
             wald(),
             "this puts the measured share under the root (Wald); Wilson has the unknown p there",
         ),
+        (clipped, "this is Wald's interval, cut at 0 and 1; Wilson has the unknown p under the root"),
+        (about_share, "the middle is not the measured share, but (share + e / 2) / (1 + e), e = q² / n"),
+        (wilson(middle=False), "e / 2 is missing in the middle: 2 share + e stands before p, e = q² / n"),
+        (wilson(inner=False), "e² / 4 is missing under the root, e = q² / n"),
+        (wilson(power=1.0), "the root is missing"),
+        (wilson(divided=1), "the half width must be divided by 1 + e, too, e = q² / n"),
+        (wilson(divided=0), "divide by 1 + e, what stands before p², e = q² / n"),
+        (wilson(1.959964**0.5), "q enters as its square: e = q² / n"),
         (wald(power=1.0), "the variance is not the standard error; take the root"),
         (wilson(1.0), "this is one standard error; 95 % needs q = 1.96"),
         (wilson(1.644854), "q = 1.645 leaves 5 % on each side; of 95 % in the middle, 2.5 % are left on each"),

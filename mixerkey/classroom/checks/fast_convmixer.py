@@ -29,12 +29,46 @@ def toeplitz(
     return matrix
 
 
+def cornered(turn: int) -> Callable[[Tensor, int, int], Tensor]:
+    """With a corner of the kernel at the position itself, in place of its middle."""
+
+    def matrix(kernel: Tensor, h: int, w: int) -> Tensor:
+        away = turn * (len(kernel) // 2)
+        return toeplitz()(kernel, h, w).reshape(-1, h, w).roll((away, away), (1, 2)).flatten(1)
+
+    return matrix
+
+
+def run_on(mirrored: bool) -> Callable[[Tensor, int, int], Tensor]:
+    """A ring of all positions: what leaves a row comes in on the next one."""
+
+    def matrix(kernel: Tensor, h: int, w: int) -> Tensor:
+        k, units = len(kernel), torch.eye(h * w, dtype=kernel.dtype)
+        turned = [units.roll((a - k // 2) * w + b - k // 2, 0) for a in range(k) for b in range(k)]
+        A = torch.einsum("k,kij->ij", kernel.flatten(), torch.stack(turned))
+        return A.T if mirrored else A
+
+    return matrix
+
+
 @checker(
     lambda g: [(torch.arange(1.0, 10).double().reshape(3, 3), 4, 5), (normal(g, 5, 5), 8, 8), (normal(g, 3, 3), 6, 3)],
     "row i says where the unit vector of position i goes, around the edges too.",
     (
         (toeplitz(circular=False), "this pads with zeros; on a ring, what leaves on one side comes in on the other"),
         (toeplitz(mirrored=True), "this is the transpose: the output is z times A, so row i belongs to input i"),
+        *[
+            (cornered(turn), "the middle of the kernel belongs to the position itself, not a corner: mind k // 2")
+            for turn in (1, -1)
+        ],
+        *[
+            (run_on(mirrored), "what leaves a row must come in on the same row: take rows modulo h, columns modulo w")
+            for mirrored in (False, True)
+        ],
+        (
+            lambda kernel, h, w: toeplitz()(kernel.T, w, h),
+            "this flattens the map column by column; its positions are numbered row by row",
+        ),
         (toeplitz(swapped=True), "rows and columns of the kernel are exchanged"),
         (toeplitz(False, mirrored=True), "this pads with zeros, and it is the transpose"),
     ),

@@ -47,6 +47,7 @@ def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         (lambda E, v, r: sign(r)[:, None] * E, "the signs are there, but no row has moved"),
         (lambda E, v, r: -sign(r)[:, None] * E[v], "this negates where r is 0"),
     ),
+    indices="v holds numbers of rows, and E has these on its first axis",
 )
 def encrypt_rows(E: Tensor, v: Tensor, r: Tensor) -> Tensor:
     return sign(r)[:, None] * E[v]
@@ -131,6 +132,17 @@ def linear(
         (linear(there=False), "the columns are not in the key's order when they are encrypted"),
         (linear(rows=lambda E, key: sign(key.flips)[:, None] * E[key.permutation.argsort()]), TRANSPOSED),
         (linear(rows=lambda E, key: E[key.permutation]), "the columns are in place, the signs are missing"),
+        (
+            linear(rows=lambda E, key: (sign(key.flips)[:, None] * E)[key.permutation]),
+            "this negates before it moves; s_k belongs to the new place k",
+        ),
+        (linear(rows=lambda E, key: (sign(key.flips)[:, None] * E)[key.permutation.argsort()]), INVERSE),
+        (linear(rows=lambda E, key: -rows(E, key)), "this negates where r is 0"),
+        (linear(rows=lambda E, key: sign(key.flips)[:, None] * E), "the signs are there, but no column has moved"),
+        (
+            lambda weight, key: linear(rows=lambda E, key: E[key.permutation])(weight, key) * sign(key.flips),
+            "the signs are in the key's order, and these columns back in the weight's: negate before they come back",
+        ),
         (linear(inverse=True), "there and back are exchanged; argsort gives the other direction"),
     ),
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key
+from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key, sign
 from mixerkey.keys import Key, SignedPermutation
 
 
@@ -22,12 +22,21 @@ def as_keys(v_old: Tensor, r_old: Tensor, v_new: Tensor, r_new: Tensor) -> tuple
 
 
 def composed(
-    how: Callable[[SignedPermutation, SignedPermutation], SignedPermutation], order: int = 1
+    how: Callable[[SignedPermutation, SignedPermutation], SignedPermutation], order: int = 1, signs: bool = False
 ) -> Callable[..., tuple]:
-    return lambda *key_pair: pair(how(*as_keys(*key_pair)))[::order]
+    def parts(*key_pair: Tensor) -> tuple[Tensor, ...]:
+        v, r = pair(how(*as_keys(*key_pair)))
+        return (v, sign(r) if signs else r)[::order]
+
+    return parts
 
 
 NOT_UNDONE = "the old key must be undone: its inverse comes first, v_old.argsort()"
+
+
+def places(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple]:
+    """A mistake in the permutation, with any flips."""
+    return lambda v_old, r_old, v_new, r_new: (how(v_old, v_new), ...)
 
 
 @checker(
@@ -37,14 +46,14 @@ NOT_UNDONE = "the old key must be undone: its inverse comes first, v_old.argsort
     ],
     "first back with the old key, then on with the new one, flips included.",
     (
-        (composed(lambda a, b: b.inverse().then(a)), "this leads from the new key to the old one"),
+        (places(lambda old, new: new.argsort()[old]), "this leads from the new key to the old one"),
         (
-            composed(lambda a, b: b.then(a.inverse())),
-            "the order is exchanged: first undo the old key, then apply the new",
+            places(lambda old, new: new[old.argsort()]),
+            "the order is exchanged: first undo the old key, then apply the new, v_old.argsort()[v_new]",
         ),
-        (composed(lambda a, b: a.then(b)), NOT_UNDONE),
-        (lambda v_old, r_old, v_new, r_new: (v_old[v_new], r_old ^ r_new), NOT_UNDONE),
-        (lambda v_old, r_old, v_new, r_new: (v_new[v_old], r_old ^ r_new), NOT_UNDONE),
+        (places(lambda old, new: old[new.argsort()]), "this undoes the new key; it is the old one that must be undone"),
+        (places(lambda old, new: old[new]), NOT_UNDONE),
+        (places(lambda old, new: new[old]), NOT_UNDONE),
         (
             lambda v_old, r_old, v_new, r_new: (v_old.argsort()[v_new], r_old[v_new] ^ r_new),
             "the permutation is right; r_old moves as the old places do, by v_old.argsort()[v_new], not v_new",
@@ -60,6 +69,14 @@ NOT_UNDONE = "the old key must be undone: its inverse comes first, v_old.argsort
         (
             lambda v_old, r_old, v_new, r_new: (v_old.argsort()[v_new], r_new),
             "the permutation is right, but the old flips are not undone",
+        ),
+        (
+            composed(lambda a, b: a.inverse().then(b), signs=True),
+            "the permutation is right; these are signs, r is 1 where a pixel is flipped, and 0 elsewhere",
+        ),
+        (
+            places(lambda old, new: old.argsort()[new]),
+            "the permutation is right; the flips are r_old, moved as the old places are, XOR r_new",
         ),
     ),
 )
