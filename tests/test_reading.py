@@ -243,11 +243,10 @@ def look(page: Page, name: str, width: int, theme: str) -> dict[str, list[Any]]:
     found |= {"mentions": page.evaluate(MENTIONS)} if text else {}
     found |= {"sideways": page.evaluate(SIDEWAYS), "focus": page.evaluate(UNSEEN_FOCUS)}
     if text and width == 1280:  # A4 with the browser's margins of 1 cm
-        page.set_viewport_size({"width": 718, "height": 1000})
         page.emulate_media(media="print")
+        page.set_viewport_size({"width": 718, "height": 1000})
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         found["paper"] = page.evaluate(CUT_ON_PAPER)
-        page.emulate_media(media="screen")
     elif text:
         page.evaluate(UNFOLDED)
         found["phone"] = page.evaluate(TABLES)
@@ -276,6 +275,8 @@ def walk(browser: Browser, site: str) -> Callable[[int, str], Found]:
         context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
         page, found = context.new_page(), {}
         for name in [*PAGES, *OTHERS]:
+            page.goto("about:blank")  # has another size, and is on a screen again, in no time
+            page.emulate_media(media="screen")
             page.set_viewport_size({"width": width, "height": 900})
             page.goto(site + name)
             found[name] = look(page, name, width, theme)

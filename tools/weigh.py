@@ -15,11 +15,12 @@ from tools.browser import ARGUMENTS, chromium, serve
 
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
 SCROLL = """async () => {
-  for (let y = 0; y < document.body.scrollHeight; y += 600) {
+  for (let y = 0; y < document.body.scrollHeight; y += innerHeight) {
     scrollTo({top: y, behavior: "instant"});
     await new Promise(requestAnimationFrame);
   }
 }"""
+HIGH = {"width": 1280, "height": 3600}  # a window in which a page is read in few steps: each of them is drawn
 
 
 class Visit(NamedTuple):
@@ -33,7 +34,7 @@ class Visit(NamedTuple):
 
 def visit(browser: Browser, url: str, **options: object) -> Visit:
     """Open a page in a new window, read it to its end, and say what it asked for."""
-    context = browser.new_context(service_workers="block", **options)  # type: ignore[arg-type]
+    context = browser.new_context(service_workers="block", viewport=HIGH, **options)  # type: ignore[arg-type]
     page = context.new_page()
     requests: list[Request] = []
     ended: list[Request] = []
