@@ -61,15 +61,12 @@ def swap_gains(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """
     total = np.zeros(A.shape[1:])
     for a, b in zip(A, B, strict=True):
-        for x, y in ((a, b), (a.T, b.T)):  # rows, then columns, as if the others stayed
-            product = x @ y.T
-            own = np.diag(product)
-            total += product + product.T - own[:, None] - own
-            # The four entries where i and j meet are not moved like the rest.
-            dx, dy = np.diag(x), np.diag(y)
-            total -= (dx[:, None] - x.T) * (y.T - dy[:, None]) + (x - dx) * (dy - y)
         da, db = np.diag(a), np.diag(b)
-        total += (da[:, None] - da) * (db - db[:, None]) + (a - a.T) * (b.T - b)
+        gain = a @ b.T + a.T @ b  # rows, and columns, as if the others stayed
+        own = np.diag(gain)
+        # The four entries where i and j meet are not moved like the rest.
+        gain = gain + (a - da) * (b - db) + (a.T - da) * (b.T - db) - own
+        total += gain + gain.T - (da[:, None] - da) * (db[:, None] - db) - (a - a.T) * (b - b.T)
     return total
 
 

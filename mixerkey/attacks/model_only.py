@@ -343,12 +343,12 @@ def _search(A: np.ndarray, B: np.ndarray, generator: torch.Generator) -> tuple[f
     """
     size = len(B[0])
     v = torch.randperm(size, generator=generator).numpy()
-    value = _overlap(A, B, v)
+    moved, value = A[:, v][:, :, v], _overlap(A, B, v)
     best, found, last = value, v.copy(), 0
     until = np.zeros((size, size), dtype=int)  # place, pixel: the move up to which it may not go there
     for move in range(1, MOVES):
-        gains = swap_gains(B, A[:, v][:, :, v])
-        barred = until[np.arange(size)[:, None], v] > move  # place i, the pixel that is now at j
+        gains = swap_gains(B, moved)
+        barred = until[:, v] > move  # place i, the pixel that is now at j
         gains[barred & barred.T & (value + gains <= best + 1e-9)] = -np.inf
         np.fill_diagonal(gains, -np.inf)
         i, j = np.unravel_index(gains.argmax(), gains.shape)
@@ -356,7 +356,8 @@ def _search(A: np.ndarray, B: np.ndarray, generator: torch.Generator) -> tuple[f
             break
         terms = torch.randint(9 * size // 10, 11 * size // 10 + 1, (2,), generator=generator).tolist()
         until[i, v[i]], until[j, v[j]] = move + terms[0], move + terms[1]
-        v[[i, j]] = v[[j, i]]
+        for of in (v, moved[0], moved[0].T):
+            of[[i, j]] = of[[j, i]]
         value += gains[i, j]
         if value > best + 1e-9:
             best, found, last = value, v.copy(), move
