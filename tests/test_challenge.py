@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import ROOT
 from mixerkey import Key, decrypt_images, encrypt_images, load_pretrained, normalize
 from mixerkey.attacks import between, challenge, ciphertext_only, image_statistics, keys_between_places
 from mixerkey.attacks.challenge import check_challenge, key_digest, load_challenge, make_challenge, photo_tiles
@@ -182,3 +185,10 @@ def test_tiles_are_of_the_halves() -> None:
     with pytest.raises(ValueError, match='must be "left" or "right"'):
         photo_tiles("top")
     assert not torch.equal(photo_tiles("left"), photo_tiles("right"))
+
+
+def test_the_solution_shows_the_checker_one_answer_a_level() -> None:
+    """As the exercise asks of everybody."""
+    cells = json.loads((ROOT / "book" / "breaking.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = re.findall(r"check_challenge\((\S+), (\d)\)", "\n".join("".join(cell["source"]) for cell in cells))
+    assert shown == [(f"answers[{level}]", level) for level in "123"]
