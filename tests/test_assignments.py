@@ -1120,3 +1120,19 @@ def test_without_bubblewrap_grading_is_refused_and_says_what_to_do(
 def test_the_examples_in_the_docstrings_hold(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert (result.attempted > 0, result.failed) == (True, 0)
+
+
+def test_marks_are_not_written_among_the_submissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "anna").mkdir()
+    assert main(["grade", str(tmp_path), "--out", str(tmp_path), "--trust"]) == 2
+    assert "holds the submissions; name another folder for the marks" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["anna"]
+
+
+@pytest.mark.parametrize("option", [["--seed", "-7"], ["--jobs", "0"], ["--jobs", "two"]])
+def test_a_number_of_the_command_line_is_whole_and_not_too_small(
+    tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["grade", str(tmp_path), *option])
+    assert "it is a whole number from" in capsys.readouterr().err

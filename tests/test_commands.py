@@ -29,6 +29,9 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     main(["keygen", "key.json", "--patch-size", "2", "--channels", "1"])
     main(["encrypt-model", "digits", "key.json", "a.safetensors"])
     (tmp_path / "copy.json").write_bytes((tmp_path / "key.json").read_bytes())
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/digits.json").write_text("[1, 2]")
+    (tmp_path / "strange/paper.json").write_text('{"title": "my paper"}')
     return tmp_path
 
 
@@ -36,6 +39,8 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("command", "message"),
     [
         ("train digits --out key.json", "key.json: File exists; name a folder that can be written to"),
+        ("train digits --out strange", "strange/digits.json: it exists already, and is not a receipt"),
+        ("reproduce digits --out strange", "strange/paper.json: it exists already, and is not a receipt"),
         ("train digits --out key.json/runs", "Not a directory; name a folder"),
         ("train digits --out /proc/runs", "No such file or directory; name a folder"),
         ("train digits --out runs --validation -3", "--validation holds out 0 to 1,436 images, got -3"),
@@ -86,12 +91,12 @@ def test_a_wrong_value_gets_one_line_and_writes_nothing(
     third: Path, monkeypatch: pytest.MonkeyPatch, command: str, message: str
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the tries of a client
-    before = {path: path.read_bytes() for path in third.iterdir()}
+    before = {path: path.read_bytes() for path in third.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as stop:
         main(command.split())
     assert re.fullmatch(r"mixerkey: [^\n]+", str(stop.value))
     assert message in str(stop.value)
-    assert {path: path.read_bytes() for path in third.iterdir() if path.is_file()} == before
+    assert {path: path.read_bytes() for path in third.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -1257,7 +1257,7 @@ def test_a_trained_model_needs_its_image_size_and_may_name_its_classes(tmp_path:
         main(["encrypt-model", model, key, out])
     main(["encrypt-model", model, key, out, "--side", "16"])
     assert load_encrypted(out)[1].classes == ("0", "1")
-    main(["encrypt-model", model, key, out, "--side", "16", "--classes", "cat,dog"])
+    main(["encrypt-model", model, key, out, "--side", "16", "--classes", "cat, dog"])
     assert load_encrypted(out)[1].classes == ("cat", "dog")
 
 

@@ -128,6 +128,7 @@ def gamma(value: int) -> tuple[bytes, bytes]:
 
 
 WIDE = b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)  # Display P3
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 USUAL = b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
 
@@ -164,6 +165,11 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     "Display P3": (lambda path: with_chunk(path, b"cICP", b"\x0c\x0d\0\1", mode="RGB"), "cICP 12, 13, 0, 1", False),
     "BT.2020 PQ": (lambda path: with_chunk(path, b"cICP", b"\x09\x10\0\1", (b"sRGB", b"\0")), "cICP 9, 16", False),
     "other primaries": (lambda path: with_chunk(path, *gamma(45_455), WIDE, mode="RGB"), "are not a screen's", False),
+    "a gamma beside a profile for other colours": (
+        lambda path: with_chunk(path, *gamma(100_000), (b"iCCP", b"a\0\0" + zlib.compress(SRGB))),
+        "its gamma is 1, and a screen's is",
+        False,
+    ),
     "a program": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"), "damaged, or no picture", False),
     "a pipe": (pipe, "no regular file", False),
     "too many pixels": (lambda path: save(Image.new("1", (20_000, 20_000)), path), "decompression bomb", False),
@@ -197,6 +203,7 @@ def test_a_screens_gamma_is_read(tmp_path: Path) -> None:
     for mode, chunks in (
         ("RGB", [(b"cICP", b"\x01\x0d\0\1")]),
         ("RGB", [gamma(45_455), USUAL]),
+        ("RGB", [gamma(100_000), (b"iCCP", b"a\0\0" + zlib.compress(SRGB))]),
         ("RGB", [gamma(45_455), WIDE, (b"sRGB", b"\0")]),
         ("RGB", [WIDE]),
         ("L", [gamma(45_455), WIDE]),
@@ -220,10 +227,10 @@ def test_modes_that_hold_the_same_picture_are_read_the_same(tmp_path: Path, mode
 
 def test_colours_of_another_profile_are_those_of_the_screen(tmp_path: Path) -> None:
     red = Image.new("RGB", (4, 4), (200, 50, 50))
-    same = save(red, tmp_path / "a.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    same = save(red, tmp_path / "a.png", icc_profile=SRGB)
     assert read_picture(same, 3)[:, 0, 0].tolist() == [200, 50, 50]
     # The profile of a screen whose red is blue, which calls itself sRGB.
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile = bytearray(SRGB)
     red_at, blue_at = (int.from_bytes(profile[(i := profile.index(tag)) + 4 : i + 8]) for tag in (b"rXYZ", b"bXYZ"))
     was_red, was_blue = profile[red_at : red_at + 20], profile[blue_at : blue_at + 20]
     profile[red_at : red_at + 20], profile[blue_at : blue_at + 20] = was_blue, was_red

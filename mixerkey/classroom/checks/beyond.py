@@ -42,7 +42,7 @@ def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         (lambda W1, W2, c2, order: (W1, W2[order], c2[order]), "what comes in is in the new order: columns of W1"),
         (lambda W1, W2, c2, order: (W1[:, order], W2[order], c2), "the bias c2 belongs to places, too"),
     ),
-    indices="order holds places: columns of W1, rows of W2 and entries of c2",
+    axes="order holds places: columns of W1, rows of W2 and entries of c2",
 )
 def reorder_mixing(W1: Tensor, W2: Tensor, c2: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return W1[:, order], W2[order], c2[order]

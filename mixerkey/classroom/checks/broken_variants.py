@@ -32,10 +32,13 @@ def ranks(u: Tensor) -> Tensor:
         (lambda u: ranks(u) > len(u) // 2, "ranks begin at 0, so this is one flip short where p_b is even"),
         (lambda u: ranks(u) >= len(u) // 2, "right for even p_b; for odd it flips half rounded up"),
         (lambda u: ranks(u) < len(u) // 2, "these are the smallest numbers; the exercise asks for the largest"),
-        (
-            lambda u: u.argsort() >= len(u) - len(u) // 2,
-            "argsort gives the order, not the ranks; a second argsort gives these",
-        ),
+        *[
+            (order, "argsort gives the order, not the ranks; a second argsort gives these")
+            for order in (
+                lambda u: u.argsort() >= len(u) - len(u) // 2,
+                lambda u: u.argsort(descending=True) < len(u) // 2,
+            )
+        ],
     ),
 )
 def balanced_flips(u: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 NOT_DONE = "Not done yet: "
 NEAR = 1e-9  # to a number that was reckoned in another order
 ROUNDED = " by rounding only; is float32 mixed in?"
+LOST = " can't hold them"
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +95,7 @@ class Checker:
         mistakes: classic wrong functions, each with what is said of it; a part of a result may be ..., which is any.
         tolerance: by how much a result may differ; 0 asks for equality.
         canonical: applied to results before they are compared, where several are right.
-        indices: what an index counts, said after an IndexError.
+        axes: what an argument has on which axis, said after an error of an index or a shape.
         rule: what a right result must satisfy besides; gets the result and the arguments as the function left them,
             and returns a complaint, or nothing.
 
@@ -117,7 +118,7 @@ class Checker:
     mistakes: tuple[tuple[Callable[..., Any], str], ...]
     tolerance: float = 1e-9
     canonical: Callable[[Any], Any] = lambda result: result
-    indices: str = ""
+    axes: str = ""
     rule: Callable[[Any, tuple], str] = lambda result, arguments: ""
 
     def __call__(self, answer: object) -> Result:
@@ -136,7 +137,7 @@ class Checker:
                 if type(error) is NotImplementedError and not error.args:
                     return Result(False, f"{NOT_DONE}write what {name} does in place of raise NotImplementedError.")
                 what = traceback.format_exception_only(error)[-1].strip()
-                hint = f"; {self.indices}" if self.indices and isinstance(error, IndexError) else ""
+                hint = f"; {self.axes}" if self.axes and type(error) in (IndexError, RuntimeError, ValueError) else ""
                 return _wrong(f"{self._call(case)} raised {what}{hint}")
             changed = changed or self._changed(arguments, case)
             left.append((results[-1], arguments))
@@ -152,7 +153,7 @@ class Checker:
             pairs = zip(results, cases, strict=True)
             if not any(self._compare(result, wrong(*case), dtypes=False) for result, case in pairs):
                 return _wrong(message)
-        if not reasons[0] and all(reason and not reason.endswith(ROUNDED) for reason in reasons[1:]):
+        if not reasons[0] and all(reason and not reason.endswith((ROUNDED, LOST)) for reason in reasons[1:]):
             return _wrong("right on the example, by chance or written down there, and wrong on every other input")
         first = next(i for i, reason in enumerate(reasons) if reason)
         return _wrong(f"{self._call(cases[first])}: {reasons[first]}")
@@ -218,8 +219,8 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
     if isinstance(expected, Tensor):
         return _tensors_differ(got, expected, tolerance, dtypes)
     if isinstance(expected, list | tuple):
-        if isinstance(got, Tensor | np.ndarray) and got.ndim == 1:
-            got = got.tolist()
+        if isinstance(got, Tensor | np.ndarray) and got.ndim:
+            got = list(got)
         if not isinstance(got, list | tuple):
             return f"expected {len(expected)} values, got {_kind(got)}"
         if len(got) != len(expected):
@@ -232,14 +233,18 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
         got = got.item()
     if isinstance(expected, bool):
         if not isinstance(got, Real) or got not in (0, 1):
-            return f"expected True or False, got {_kind(got)}"
+            return f"expected True or False (1 or 0), got {_kind(got)}"
         return "" if got == expected else f"here {int(expected)} is right"
     if isinstance(got, bool) or not isinstance(got, Real):
         return f"expected a number, got {_kind(got)}"
     try:
-        return "" if abs(got - expected) <= tolerance else "this is not the number"  # type: ignore[operator]
+        gap = float(abs(got - expected))  # type: ignore[operator]
     except OverflowError:  # a whole number that no float can hold, against a fraction
         return "this is not the number"
+    if gap <= tolerance:
+        return ""
+    near = isinstance(got, float) and gap <= 1e-3 * max(1, abs(got))
+    return "this is near the number, but not it; is it rounded?" if near else "this is not the number"
 
 
 def _tensors_differ(got: object, expected: Tensor, tolerance: float, dtypes: bool) -> str:
@@ -255,6 +260,9 @@ def _tensors_differ(got: object, expected: Tensor, tolerance: float, dtypes: boo
         room = _room(expected) if tolerance and numbers.dtype == torch.float32 else 0
         if not (gap <= tolerance + room).all():  # also if NaN
             near = ROUNDED if (gap <= 1e-5).all() else ""
+            coarse = not numbers.is_floating_point() or numbers.element_size() < 4
+            if coarse and (numbers.to(expected.dtype) == expected.to(numbers.dtype)).all():
+                near = f": {numbers.dtype}{LOST}"
             return f"the shape is right, the values differ{near}"
     except Exception:  # a tensor without values, such as one on the device "meta"
         return "these values can't be read"

@@ -17,7 +17,7 @@ BACKWARDS = (
     "this flips pixel k where r_k = 1 and sends it to place v_k, a cipher too, and this one's decryption; "
     "here place k is filled from v_k, then flipped where r_k = 1"
 )
-LAST_AXIS = "v holds places of a block, and blocks has these on its last axis"
+LAST_AXIS = "the pixels of a block are the last axis of blocks"
 NO_SIGN = "only a normalised pixel changes its sign; an 8-bit pixel p becomes 255 - p"
 
 block_by_hand = Value(
@@ -64,7 +64,7 @@ def blocks_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         (lambda blocks, v: blocks[..., v[v]], "this shuffles twice"),
         (lambda blocks, v: blocks.flip(-1), "this reverses the pixels, whatever v is"),
     ),
-    indices=LAST_AXIS,
+    axes=LAST_AXIS,
 )
 def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
     return blocks[..., v]
@@ -90,7 +90,7 @@ def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
         (lambda blocks, v, r: blocks[..., v], "the shuffle is right, the flips are missing"),
         (lambda blocks, v, r: blocks ^ full(r), "the flips are there, the shuffle is missing"),
     ),
-    indices=LAST_AXIS,
+    axes=LAST_AXIS,
 )
 def encrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
     return blocks[..., v] ^ full(r)
@@ -116,7 +116,7 @@ def encrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
         (lambda blocks, v, r: blocks[..., v.argsort()], "the pixels are back, the flips are still there"),
         (lambda blocks, v, r: blocks ^ full(r), "the flips are undone, the pixels have not moved"),
     ),
-    indices=LAST_AXIS,
+    axes=LAST_AXIS,
 )
 def decrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
     return (blocks ^ full(r))[..., v.argsort()]
@@ -151,7 +151,7 @@ def halves(image: Tensor, M: int) -> tuple[Tensor, Tensor]:
         (lambda image, M: 1, "this always says 1; look at the two blocks"),
         (
             lambda image, M: bool(torch.ne(*(half.double().mean() for half in halves(image, M)))),
-            "different blocks can have the same average; compare them pixel by pixel",
+            "different blocks can hold the same values in another order, with the same average; compare pixel by pixel",
         ),
         (
             lambda image, M: bool(image[0, 0, 0] != image[0, 0, M]),

@@ -47,7 +47,7 @@ def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         (lambda E, v, r: sign(r)[:, None] * E, "the signs are there, but no row has moved"),
         (lambda E, v, r: -sign(r)[:, None] * E[v], "this negates where r is 0"),
     ),
-    indices="v holds numbers of rows, and E has these on its first axis",
+    axes="the rows of E are its first axis",
 )
 def encrypt_rows(E: Tensor, v: Tensor, r: Tensor) -> Tensor:
     return sign(r)[:, None] * E[v]
