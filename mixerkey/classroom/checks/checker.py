@@ -238,7 +238,7 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
     if isinstance(got, bool) or not isinstance(got, Real):
         return f"expected a number, got {_kind(got)}"
     try:
-        gap = float(abs(got - expected))  # type: ignore[operator]
+        gap = float(abs(got - expected))
     except OverflowError:  # a whole number that no float can hold, against a fraction
         return "this is not the number"
     if gap <= tolerance:
