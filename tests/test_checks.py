@@ -336,7 +336,7 @@ def test_two_mistakes_in_one_list_are_both_explained() -> None:
 def test_text_in_place_of_true_and_false_is_named() -> None:
     """And values are counted from one, as the questions of ex-me-which are."""
     said = check.which_absorb([True, "True", "False", "False", "True", "False", "False", "True"]).message
-    assert said == "Not right: value 2 of 8: expected True or False, got text; leave its quotes out."
+    assert said == "Not right: value 2 of 8: expected True or False (1 or 0), got text; leave its quotes out."
 
 
 def test_a_second_query_is_noticed() -> None:
@@ -457,5 +457,25 @@ def test_one_row_of_the_moments_is_not_their_eigenvector() -> None:
 def test_an_index_that_counts_along_another_axis_is_explained() -> None:
     said = check.encrypt_rows(lambda E, v, r: E[:, v]).message
     assert "raised IndexError" in said
-    assert said.endswith("; v holds numbers of rows, and E has these on its first axis.")
+    assert said.endswith("; the rows of E are its first axis.")
     assert "last axis" in check.shuffle(lambda blocks, v: blocks[v]).message
+    assert "first axis" in check.encrypt_rows(lambda E, v, r: torch.where(r, -1, 1) * E[v]).message
+
+
+def test_numbers_that_a_type_can_not_hold_are_not_called_chance() -> None:
+    for coarse in (torch.int64, torch.float16, torch.bfloat16):
+        said = check.matrix_from_weight(lambda weight, coarse=coarse: weight.flatten(1).T.to(coarse)).message
+        assert said.endswith(f"the values differ: {coarse} can't hold them.")
+    assert not check.matrix_from_weight(lambda weight: -weight.flatten(1).T.to(torch.int64)).message.endswith("them.")
+
+
+def test_a_rounded_number_is_named_and_parts_may_be_stacked() -> None:
+    assert "is it rounded?" in check.largest_share(lambda n: round(check.largest_share.reference(n), 5)).message
+    assert (
+        "is it rounded?" in check.interval(lambda a, n: [round(x, 4) for x in check.interval.reference(a, n)]).message
+    )
+    assert "not the number" in check.most_different(1907).message
+    for stack in (torch.stack, lambda parts: np.stack([part.numpy() for part in parts])):
+        assert check.relative_key(
+            lambda *key, stack=stack: stack([x.long() for x in check.relative_key.reference(*key)])
+        )
