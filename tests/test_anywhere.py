@@ -111,7 +111,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, wheel: str) -> Callable[[Not
                 return client.execute(env=environment)
 
         nothing = "import importlib.util; assert importlib.util.find_spec('mixerkey') is None"
-        installed = f"import mixerkey; assert mixerkey.__file__.startswith({str(packages)!r}), mixerkey.__file__"
+        installed = f"assert importlib.util.find_spec('mixerkey').origin.startswith({str(packages)!r})"
         run(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (nothing, line, installed)]))
         return run
 

@@ -699,9 +699,9 @@ def test_tensors_arrays_and_lists_travel(x: Any) -> None:
 def test_after_a_loop_the_start_of_a_fresh_process_is_not_the_students_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "ONE", 5)
+    monkeypatch.setattr(sandbox, "ONE", 3)
     slow = tmp_path / "worker.py"
-    slow.write_text(f"import runpy, time\ntime.sleep(6)\nrunpy.run_path({worker.__file__!r}, run_name='__main__')")
+    slow.write_text(f"import runpy, time\ntime.sleep(4)\nrunpy.run_path({worker.__file__!r}, run_name='__main__')")
     monkeypatch.setattr(worker, "__file__", str(slow))
     with Submission(trust=True) as submission:
         submission.run("def endless():\n    while True: pass\ndef fine():\n    return 7")
@@ -715,11 +715,11 @@ def test_after_a_loop_the_start_of_a_fresh_process_is_not_the_students_time(
 
 def test_time_that_is_over_and_a_slow_machine_are_named_as_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with Submission(trust=True) as submission:
-        submission.run("def fine():\n    return 7")
-        ask = submission.functions(["fine"])
+        submission.run("import time\ndef slow():\n    time.sleep(60)")
+        ask = submission.functions(["slow"])
         submission.left = 0
         with pytest.raises(SubmissionError, match="the 60 seconds for all cells, or for all answers, are over"):
-            ask["fine"]()
+            ask["slow"]()
         monkeypatch.setattr(sandbox, "STARTS", 1)
         assert "stopped too often" in submission.run("x = 1")
     monkeypatch.setattr(sandbox, "START", 0.001)
