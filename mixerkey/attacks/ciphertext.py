@@ -8,7 +8,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from mixerkey.attacks.assignment import swap_gains
@@ -319,4 +319,4 @@ def _doubtful(advantages: np.ndarray) -> np.ndarray:
     if count < 2:
         return np.ones(advantages.shape[1:], dtype=bool)
     error = np.sqrt((count - 1) / count * ((advantages - advantages.mean(0)) ** 2).sum(0))
-    return advantages.mean(0) <= student.ppf(1 - DOUBT, count - 1) * error
+    return advantages.mean(0) <= stdtrit(count - 1, 1 - DOUBT) * error
