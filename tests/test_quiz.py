@@ -18,6 +18,7 @@ from book._ext.quiz import QUESTIONS, load
 from conftest import CHAPTERS, ROOT
 
 QUIZZES = load(ROOT / "book" / "quizzes.toml")
+PAGE = "whole-network"  # a light one
 ONE = (
     "[[chapter]]\nquestion = 'What is $1 + 1$?'\noptions = [['right', '2', 'So it is.'], ['wrong', '3', 'Too many.']]\n"
 )
@@ -117,7 +118,7 @@ def test_without_pages_the_answers_follow_their_options(tmp_path: Path) -> None:
 def page(browser: Browser, site: str) -> Iterator[Page]:
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"{site}book/image-cipher.html", wait_until="load")
+    page.goto(f"{site}book/{PAGE}.html", wait_until="load")
     page.wait_for_selector(".quiz button")
     yield page
     context.close()
@@ -125,7 +126,7 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
 
 def choose(page: Page, number: int, verdict: str) -> None:
     """Choose an option by the keyboard: Tab has come to the radio buttons, arrows move among them, Tab goes on."""
-    target = [option[0] for option in QUIZZES["image-cipher"][number]["options"]].index(verdict)
+    target = [option[0] for option in QUIZZES[PAGE][number]["options"]].index(verdict)
     question = page.locator(".quiz fieldset").nth(number)
     question.locator("input").first.focus()
     page.keyboard.press("Space")
@@ -137,7 +138,7 @@ def choose(page: Page, number: int, verdict: str) -> None:
 
 
 def test_a_wrong_and_a_right_answer_are_explained_by_keyboard(page: Page) -> None:
-    entry = QUIZZES["image-cipher"][2]  # its explanations are plain words
+    entry = QUIZZES[PAGE][2]  # its explanations are plain words
     answer = page.locator(".quiz fieldset").nth(2).locator(".quiz-answer")
     assert answer.get_attribute("role") == "status"  # read aloud
     for verdict, label in (("wrong", "Wrong."), ("right", "Right.")):
@@ -198,7 +199,7 @@ def test_axe_finds_nothing_in_a_quiz(page: Page, scheme: str) -> None:
 def test_without_javascript_the_answers_unfold(browser: Browser, site: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{site}book/image-cipher.html")
+    page.goto(f"{site}book/{PAGE}.html")
     question = page.locator(".quiz fieldset").first
     assert not question.locator("li").first.is_visible()
     question.locator("summary").click()
@@ -224,7 +225,7 @@ def test_pages_without_a_quiz_load_nothing_of_it(browser: Browser, site: str) ->
     page = context.new_page()
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    for name in ("notation", "image-cipher"):
+    for name in ("notation", PAGE):
         page.goto(f"{site}book/{name}.html", wait_until="load")
-        assert any("/quiz/quiz.js" in url for url in requests) == (name == "image-cipher")
+        assert any("/quiz/quiz.js" in url for url in requests) == (name == PAGE)
     context.close()
