@@ -171,6 +171,12 @@ TABLES = r"""() => {
     const lines = ({ cells, clientHeight }) => clientHeight / parseFloat(getComputedStyle(cells[0]).lineHeight);
     const high = [...table.tBodies[0].rows].some((row) => row.cells.length > 3 && lines(row) > 5);
     if (!cards && innerWidth < 640 && high) found.push(`squeezed: ${name}`);
+    for (const cell of table.querySelectorAll("td[style*='right']")) {
+      const words = document.createRange();
+      words.selectNodeContents(cell);
+      const high = words.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).lineHeight);
+      if (!cards && high > 1.5) found.push(`broken: ${cell.textContent}`);
+    }
     if (cards) for (const cell of table.querySelectorAll("tbody > tr > *")) {
       const title = getComputedStyle(cell, "::before").content;
       const column = table.querySelectorAll("thead th")[cell.cellIndex];
