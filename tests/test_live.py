@@ -484,11 +484,15 @@ def test_the_first_screen_finds_the_key_of_encrypted_pictures(browser: Browser, 
     page.goto(f"{site}book/welcome.html")
     assert not [url for url in asked if url.endswith(".jpg") or url.startswith("blob:")]  # nothing before it is wanted
     expect(page.locator("mixer-break img")).to_be_visible()
+    facts = page.locator("mixer-break .live-facts p").first
+    expect(facts).to_have_text("This is a photograph, encrypted with one of 2248 keys.")
     before = [boxes(page, width) for width in (390, 1280)]
     assert all(above < 48 and end < 24 for *_, above, end in before)
     page.get_by_role("button", name="Break it").click()
     says = page.locator("mixer-break .live-says")
     expect(says).to_contain_text("48 of 48 positions and 48 of 48 signs are right", timeout=120_000)
+    expect(facts).to_have_text("This photograph was encrypted with one of 2248 keys.")
+    expect(page.locator("mixer-break canvas")).to_have_attribute("aria-label", "the photograph, brought back")
     assert [boxes(page, width)[:3] for width in (390, 1280)] == [place[:3] for place in before]
     shown = page.locator("mixer-break canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(0, 0, 144, 144).data]"

@@ -30,14 +30,17 @@ class BreakFigure extends HTMLElement {
   async #run() {
     this.button.disabled = true;
     this.says.textContent = "Fetching two photographs …";
+    const state = this.querySelector(".live-facts span");
     try {
       const photos = await Promise.all(["lab/china.jpg", "lab/flower.jpg"].map(async (name) => load(await read(name))));
       const key = randomKey(M, 3), hidden = encrypt(piece(photos[0]), SHAPE, key);
+      state.textContent = "This is a photograph, encrypted with";
       this.#show(hidden, "the photograph, encrypted with a key that was drawn just now");
       const ciphertexts = crops(photos, "left", CIPHERTEXTS, below).map((picture) => encrypt(picture, [3, 32, 32], key));
       const known = crops(photos, "right", PUBLIC, below); // other pictures, which anybody has
       this.says.textContent = `A new key is drawn. Comparing ${CIPHERTEXTS} encrypted pieces with other pictures …`;
       const start = performance.now(), found = await this.#attack({ known, ciphertexts, shape: [3, 32, 32], patchSize: M });
+      state.textContent = "This photograph was encrypted with";
       this.#reveal(hidden, found, key, (performance.now() - start) / 1000);
     } catch (error) {
       this.#end(`It did not work: ${error.message}`);
@@ -63,7 +66,7 @@ class BreakFigure extends HTMLElement {
     let locked = still ? SIZE : 0;
     const step = () => {
       const known = new Set(order.slice(0, locked).map((k) => found.v[k]));
-      this.#show(plain.map((value, i) => (known.has(place(i)) ? value : hidden[i])), "the photograph, coming back");
+      this.#show(plain.map((value, i) => (known.has(place(i)) ? value : hidden[i])), `the photograph, ${locked < SIZE ? "coming" : "brought"} back`);
       this.says.textContent = `The key is found, in ${seconds.toFixed(1)} seconds. Putting it in: ${locked} of ${SIZE} pixels of a block.`;
       if (locked++ < SIZE) return;
       const all = right("v") === SIZE && right("r") === SIZE;
