@@ -96,7 +96,7 @@ def contrast(one: str, other: str) -> float:
 
 def test_the_palette_is_one_file_and_no_other_names_a_colour() -> None:
     """All pages take theirs from it, the provider's too; only paper that is printed on is white."""
-    assert len(figures.LIGHT) >= 13
+    assert len(figures.LIGHT) >= 9
     assert figures.LIGHT.keys() == figures.DARK.keys()
     own = {"#e03030", "#20a040", "#3060e0", "#fff"}  # the three channels of a picture; paper
     for path in [
@@ -119,6 +119,22 @@ def test_every_colour_of_the_palette_is_readable_on_the_paper(theme: str) -> Non
         assert contrast(colours[name], colours["paper"]) >= 4.5, name
     for name in ("ink", "soft"):
         assert contrast(colours[name], colours["raised"]) >= 4.5, name
+
+
+def test_negative_numbers_have_one_colour_in_pictures_and_in_words() -> None:
+    """The map of figures runs between the two of the lab and the title page; red beside blue is of photographs."""
+    for palette, signs in ((figures.LIGHT, figures.SIGNS), (figures.DARK, figures._DARK_SIGNS)):
+        for value, name in ((0.0, "vermilion"), (0.5, "paper"), (1.0, "blue")):
+            assert signs(value)[:3] == pytest.approx(to_rgb(palette[name]))
+    words = [path.read_text(encoding="utf-8") for path in ROOT.glob("book/*.md")]
+    for path in ROOT.glob("book/*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            shown = cell["metadata"].get("mystnb", {})
+            words += [shown[of][what] for of, what in (("figure", "caption"), ("image", "alt")) if of in shown]
+    assert sum("orange" in text for text in words) >= 8
+    for sentence in re.split(r"[.;]", " ".join(words)):
+        named = set(re.findall(r"\b(?:red|green|blue)\b", sentence))
+        assert not {"red", "blue"} <= named or "green" in named, sentence
 
 
 def drawn(figure: Figure, *, dark: bool) -> np.ndarray:

@@ -33,8 +33,8 @@ BLUE, VERMILION, GREEN, PURPLE, INK = (LIGHT[name] for name in ("blue", "vermili
 
 
 def _diverging(palette: Mapping[str, str]) -> LinearSegmentedColormap:
-    """From -1, red, by 0, the paper, to +1, blue."""
-    steps = [palette[name] for name in ("least", "less", "paper", "more", "most")]
+    """From -1, orange, by 0, the paper, to +1, blue."""
+    steps = [palette[name] for name in ("vermilion", "paper", "blue")]
     return LinearSegmentedColormap.from_list("signs", steps, N=257)  # odd, so that zero has a colour of its own
 
 
@@ -190,7 +190,7 @@ def show_images(images: Mapping[str, Tensor], *, columns: int = 4) -> Figure:
 
 
 def show_matrix(matrix: Tensor, title: str = "", *, axes: Axes | None = None, numbers: bool = False) -> Axes:
-    """Draw a matrix as coloured cells, red for negative, blank for zero, blue for positive.
+    """Draw a matrix as coloured cells, orange for negative, blank for zero, blue for positive.
 
     Args:
         matrix: (rows, columns), real.
@@ -213,7 +213,7 @@ def show_matrix(matrix: Tensor, title: str = "", *, axes: Axes | None = None, nu
     if numbers:
         for row, column in torch.cartesian_prod(*map(torch.arange, matrix.shape)).tolist():
             value = matrix[row, column].item()
-            ink = LIGHT["paper"] if abs(value) > 0.6 * limit else INK
+            ink = LIGHT["paper"] if abs(value) > 0.7 * limit else INK
             axes.text(column, row, f"{value:g}", ha="center", va="center", color=ink)
     return axes
 
