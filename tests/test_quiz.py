@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace, patch_docutils
@@ -184,6 +184,15 @@ def test_the_score_counts_first_tries_and_nothing_is_sent_or_stored(page: Page) 
     assert page.locator(".quiz-score").inner_text() == "Your score: 4 of 5 right at the first try."
     assert [url for url in requests if "/_images/" not in url] == []  # figures load as they come into view
     assert page.evaluate(state) == before
+
+
+def test_who_comes_back_sees_the_answer_again(page: Page, site: str) -> None:
+    choose(page, 0, "wrong")
+    page.goto(f"{site}book/notation.html")
+    page.go_back()
+    question = page.locator(".quiz fieldset")
+    expect(question.nth(0).locator(".quiz-answer")).to_have_attribute("data-verdict", "wrong")
+    expect(question.nth(1).locator(".quiz-answer")).to_be_empty()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

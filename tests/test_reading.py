@@ -65,6 +65,16 @@ FAULTS = r"""async () => {
       if (!/auto|scroll/.test(getComputedStyle(box).overflowX)) found.push(`cut for good: ${name(content)}`);
     }
   }
+  for (const formula of root.querySelectorAll("div.math")) if (seen(formula)) {
+    const { top, bottom } = formula.querySelector(".katex-display").getBoundingClientRect();
+    const [before, after] = [formula.previousElementSibling, formula.nextElementSibling];
+    if (!before?.matches("p") || !after?.matches("p")) continue;
+    const gaps = [top - before.getBoundingClientRect().bottom, after.getBoundingClientRect().top - bottom];
+    if (Math.abs(gaps[0] - gaps[1]) > 4) found.push(`nearer to one side, ${gaps}: ${name(formula)}`);
+    const { scrollWidth, clientWidth } = formula.querySelector(".katex-display");
+    const over = scrollWidth - clientWidth;
+    if (over > 0 && over < 12) found.push(`scrolls by ${over} pixels: ${name(formula)}`);
+  }
   for (const formula of root.querySelectorAll(".katex")) if (seen(formula)) {
     const block = formula.closest("p, li, td, th, dd, figcaption, h1, h2, h3, h4, div").getBoundingClientRect();
     const parts = formula.closest(".katex-display") ? [] : [...formula.querySelectorAll(".base")];
@@ -169,7 +179,7 @@ TABLES = r"""() => {
     if (cut && box.tabIndex !== 0) found.push(`out of reach: ${name}`);
     if (!box.tabIndex && box.scrollWidth <= box.clientWidth) found.push(`nothing to scroll: ${name}`);
     const lines = ({ cells, clientHeight }) => clientHeight / parseFloat(getComputedStyle(cells[0]).lineHeight);
-    const high = [...table.tBodies[0].rows].some((row) => row.cells.length > 3 && lines(row) > 5);
+    const high = [...table.tBodies[0].rows].some((row) => row.cells.length > 3 && lines(row) > 3);
     if (!cards && innerWidth < 640 && high) found.push(`squeezed: ${name}`);
     for (const cell of table.querySelectorAll("td[style*='right']")) {
       const words = document.createRange();
@@ -182,6 +192,8 @@ TABLES = r"""() => {
       const column = table.querySelectorAll("thead th")[cell.cellIndex];
       if (!title.startsWith(`"${column.textContent}`) || !title.endsWith('/ ""')) found.push(`no title: ${name}`);
       if (cell.scrollWidth > cell.clientWidth + 1) found.push(`cut in its card: ${cell.textContent}`);
+      const blank = cell.matches(":last-child") && !cell.textContent.trim() && cell.checkVisibility();
+      if (blank) found.push(`a blank strip: ${cell.parentElement.textContent}`);
     }
   }
   return found;

@@ -161,6 +161,7 @@ class Printed(SphinxPostTransform):
         for block in list(self.document.findall(nodes.literal_block)):
             text = block.astext().rstrip()
             if "output" in block["classes"] and text and not re.search(r"^ |\S {2,}\S", text, re.MULTILINE):
+                text = re.sub(r"(?<=\de-)(?=\d)", "\N{WORD JOINER}", text)  # 1e-08 stays in its line
                 block.replace_self(nodes.paragraph(text, text, classes=[*block["classes"], "printed"]))
 
 

@@ -36,6 +36,7 @@ function addButton(question, answered) {
     shown.replaceChildren(...why.map((part) => part.cloneNode(true)));
     answered(answer.dataset.verdict === "right");
   });
+  addEventListener("load", () => question.querySelector("input:checked") && button.click()); // the browser came back to it
   question.addEventListener("change", () => shown.replaceChildren()); // an answer belongs to the choice that it was given for
   key.classList.add("quiz-key");
   key.before(button, shown);
