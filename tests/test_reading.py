@@ -364,12 +364,15 @@ def test_every_figure_that_the_text_names_is_led_to(
     page.close()
 
 
-def test_no_line_breaks_before_a_per_cent_sign_or_within_a_size() -> None:
+def test_no_line_breaks_before_a_per_cent_sign_or_within_a_number_or_size() -> None:
     """Cells show what they computed as it is, and alone."""
     as_it_is = re.compile(r"<(pre|code|table|script|style)\b.*?</\1>", re.DOTALL)
     texts = {name: as_it_is.sub("", (HTML / name).read_text()) for name in PAGES}
     broken = re.compile(r"\d[ \n](?:%|× \d).{0,40}")
     assert {name: found for name, text in texts.items() if (found := broken.findall(text))} == {}
+    printed = re.findall(r'<p class="[^"]*printed[^>]*>(.*?)</p>', " ".join(texts.values()), re.DOTALL)
+    assert [text for text in printed if re.search(r"\de-\d", text)] == []
+    assert any("e-\N{WORD JOINER}0" in text for text in printed)
     for joined in ("\N{NO-BREAK SPACE}%", "8\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}8"):
         assert any(joined in text for text in texts.values())
 

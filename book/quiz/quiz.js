@@ -36,7 +36,8 @@ function addButton(question, answered) {
     shown.replaceChildren(...why.map((part) => part.cloneNode(true)));
     answered(answer.dataset.verdict === "right");
   });
-  addEventListener("load", () => question.querySelector("input:checked") && button.click()); // the browser came back to it
+  const again = () => question.querySelector("input:checked") && button.click();
+  addEventListener("load", () => setTimeout(again)); // for who comes back: browsers choose after it what was chosen
   question.addEventListener("change", () => shown.replaceChildren()); // an answer belongs to the choice that it was given for
   key.classList.add("quiz-key");
   key.before(button, shown);
