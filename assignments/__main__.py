@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     grading.add_argument("submissions", type=Path, help="the folder, or the archive of a learning platform")
     grading.add_argument("--student", nargs="+", default=[], metavar="NAME", help="only these, by the table's names")
     grading.add_argument("--only", choices=NAMES, nargs="+", default=[], help="which assignments")
-    grading.add_argument("--jobs", type=int, help="how many at a time; one a core by default")
+    grading.add_argument("--jobs", type=_from(1), help="how many at a time; one a core by default")
     grading.add_argument("--trust", action="store_true", help="without a sandbox, where there is no bubblewrap")
     grading.set_defaults(run=_grade)
     marking = commands.add_parser("marks", help="add the marks that you have entered in grades.xlsx to the sums")
@@ -52,8 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     for command in (grading, marking):
         command.add_argument("--out", type=Path, default=Path("dist/grades"))
     for command in (building, grading, marking):
-        command.add_argument("--seed", type=int, default=0, help="of the class's variant; 0 by default")
+        command.add_argument("--seed", type=_from(0), default=0, help="of the class's variant; 0 by default")
     return parser
+
+
+def _from(least: int) -> Callable[[str], int]:
+    """What argparse takes: a number from there on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"it is a whole number from {least} on, got {text!r}")
+        return int(text)
+
+    return number
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -49,10 +49,13 @@ def grade(
 
     Raises:
         FileNotFoundError: bubblewrap is missing, and `trust` is false; or there are no submissions.
-        ValueError: nothing to grade, or `out` holds marks of another variant or a table that can't be read.
+        ValueError: nothing to grade, or `out` holds the submissions, marks of another variant or a table that can't be
+            read.
     """
     if not trust:
         sandbox(None)
+    if out.exists() and out.samefile(submissions):
+        raise ValueError(f"{out} holds the submissions; name another folder for the marks")
     grades = Grades(out, seed)
     work = _work(_selected(entries(submissions), set(students)), grades.known, set(only))
     if others := grades.others({(result["assignment"], result["student"]) for result, _ in work}):

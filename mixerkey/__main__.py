@@ -6,6 +6,7 @@ The other commands are those of the three parties. Progress is shown where stder
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -25,7 +26,7 @@ from mixerkey.convmixer import ConvMixer, load_pretrained, replaceable, save_mod
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import REPRODUCED, report, reproduce
-from mixerkey.files import make_folder, one_line, write_json
+from mixerkey.files import make_folder, one_line, read_json, write_json
 from mixerkey.parties.commands import add_commands
 from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, Recipe, train
 from mixerkey.vit import ViT
@@ -154,11 +155,12 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     make_folder(options.out)
+    path = _receipt(options.out / "paper.json", "experiments")
     with _processes():
         receipt = reproduce(options.name, options.out, only=options.only, progress=sys.stderr.isatty())
         if _first():
             if options.only is None:
-                write_json(options.out / "paper.json", receipt)
+                write_json(path, receipt)
             print(report(receipt))
 
 
@@ -171,6 +173,7 @@ def _train(options: argparse.Namespace) -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     make_folder(options.out)
     replaceable(weights := options.out / f"{options.name}.safetensors")  # before the work
+    path = _receipt(options.out / f"{options.name}.json", "images_processed")
     images, labels = load("train")
     if not 0 <= options.validation < len(images):
         raise ValueError(f"--validation holds out 0 to {len(images) - 1:,} images, got {options.validation}")
@@ -193,8 +196,23 @@ def _train(options: argparse.Namespace) -> None:
         )
         if _first():
             save_model(model.cpu(), weights)
-            write_json(options.out / f"{options.name}.json", receipt)
+            write_json(path, receipt)
             print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
+
+
+def _receipt(path: Path, entry: str) -> Path:
+    """A path where at most a receipt that holds such an entry will be replaced."""
+    if os.path.lexists(path):
+        try:
+            ours = entry in read_json(path)
+        except (OSError, ValueError):
+            ours = False
+        if not ours:
+            reason = (
+                "it exists already, and is not a receipt that this command wrote; move it away or choose another --out"
+            )
+            raise FileExistsError(errno.EEXIST, reason, str(path))
+    return path
 
 
 def _seed(text: str) -> int:

@@ -164,7 +164,7 @@ def check_meaning(image: Image.Image) -> None:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with its preview
         raise ValueError("it has several frames; save the one that you mean")
     gamma = image.info.get("gamma", SCREEN)
-    own = image.info.keys() & {"srgb", "icc_profile"}
+    own = "srgb" in image.info or _profile(image) is not None
     if abs(gamma - SCREEN) > 0.01 and not own:
         raise ValueError(f"its gamma is {gamma:g}, and a screen's is {SCREEN:.5f}; save it in sRGB")
     primaries = image.info.get("chromaticity", PRIMARIES)  # which browsers heed beside a gamma, and grey has none
@@ -173,21 +173,28 @@ def check_meaning(image: Image.Image) -> None:
         raise ValueError("its red, green and blue are not a screen's; save it in sRGB")
 
 
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The profile of the colours; None where it can't be read, or is for another colour space, as browsers do."""
+    space = {"L": "GRAY", "LA": "GRAY", "CMYK": "CMYK"} | dict.fromkeys(("RGB", "RGBA", "P", "PA"), "RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile", b"")))
+    except OSError:
+        return None
+    return profile if profile.profile.xcolor_space.strip() == space.get(image.mode) else None
+
+
 def _in_srgb(image: Image.Image) -> Image.Image:
     """The colours as a screen shows them, whatever profile they were recorded in.
 
-    A profile that cannot be read, or is for another colour space than the picture's, is ignored, as browsers do.
+    A profile that `_profile` ignores changes nothing.
     """
-    profile = image.info.get("icc_profile")
-    if not profile:
+    recorded = _profile(image)
+    if recorded is None:
         return image
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     colours = image.convert(image.mode.removesuffix("A"))
-    if colours.mode not in ("L", "RGB", "CMYK"):
-        return image
     try:
-        recorded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         shown = ImageCms.profileToProfile(colours, recorded, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, ImageCms.PyCMSError):
         return image

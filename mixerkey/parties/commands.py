@@ -163,7 +163,7 @@ def _encrypt_model(options: argparse.Namespace) -> None:
         raise ValueError("say how large the images are: --side 32")
     count = model.sizes["num_classes"]
     usual = CLASSES.get(options.model, map(str, range(count)))
-    classes = usual if options.classes is None else options.classes.split(",")
+    classes = usual if options.classes is None else [name.strip() for name in options.classes.split(",")]
     card = ModelCard(key_id, key.patch_size, key.channels, side, side, tuple(classes))
     locked = encrypt_model(model, moving(key), image_size=(side, side))
     save_encrypted(locked, card, options.out)
