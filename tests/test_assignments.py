@@ -279,6 +279,20 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {"q1-hidden": 3},
         "Expected shape",
     ),
+    "a border of zeros": (
+        CIPHER,
+        "right = put\ndef put(x, flat):\n    return right(torch.zeros_like(x), flat)",
+        {"q2-public": 1, "q2-hidden": 2},
+        "Only the blocks must change",
+    ),
+    "blocks scrambled where they lie": (
+        CIPHER,
+        "right, turn = scramble, unscramble\n"
+        "def scramble(flat, v, r):\n    return flat.copy_(right(flat.clone(), v, r))\n"
+        "def unscramble(flat, v, r):\n    return flat.copy_(turn(flat.clone(), v, r))",
+        {},
+        "",
+    ),
     "the input changed": (
         CIPHER,
         "right = put\ndef put(x, flat):\n    return x.copy_(right(x, flat))",
