@@ -175,6 +175,11 @@ TABLES = r"""() => {
     const [table] = box.children, name = table.textContent.trim().replace(/\s+/g, " ").slice(0, 60);
     const cut = box.scrollWidth > box.clientWidth + 1, cards = table.matches(".cards");
     if (cut && innerWidth < 640) found.push(`scrolls on a phone: ${name}`);
+    for (const cell of table.querySelectorAll(".to-fill td:not(:first-child), .to-fill td:only-child")) {
+      const { width, height } = cell.getBoundingClientRect();
+      if (width < 40 || height < 40) found.push(`no room to write: ${name}`);
+      if (cards && getComputedStyle(cell, "::before").visibility === "hidden") found.push(`what to write? ${name}`);
+    }
     if (cards && innerWidth > 640) found.push(`cards on a desk: ${name}`);
     if (cut && box.tabIndex !== 0) found.push(`out of reach: ${name}`);
     if (!box.tabIndex && box.scrollWidth <= box.clientWidth) found.push(`nothing to scroll: ${name}`);
@@ -192,7 +197,7 @@ TABLES = r"""() => {
       const column = table.querySelectorAll("thead th")[cell.cellIndex];
       if (!title.startsWith(`"${column.textContent}`) || !title.endsWith('/ ""')) found.push(`no title: ${name}`);
       if (cell.scrollWidth > cell.clientWidth + 1) found.push(`cut in its card: ${cell.textContent}`);
-      const blank = cell.matches(":last-child") && !cell.textContent.trim() && cell.checkVisibility();
+      const blank = cell.matches(":last-child:not(.to-fill *)") && !cell.textContent.trim() && cell.checkVisibility();
       if (blank) found.push(`a blank strip: ${cell.parentElement.textContent}`);
     }
   }
