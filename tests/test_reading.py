@@ -183,14 +183,16 @@ TABLES = r"""() => {
     if (cards && innerWidth > 640) found.push(`cards on a desk: ${name}`);
     if (cut && box.tabIndex !== 0) found.push(`out of reach: ${name}`);
     if (!box.tabIndex && box.scrollWidth <= box.clientWidth) found.push(`nothing to scroll: ${name}`);
-    const lines = ({ cells, clientHeight }) => clientHeight / parseFloat(getComputedStyle(cells[0]).lineHeight);
-    const high = [...table.tBodies[0].rows].some((row) => row.cells.length > 3 && lines(row) > 3);
-    if (!cards && innerWidth < 640 && high) found.push(`squeezed: ${name}`);
-    for (const cell of table.querySelectorAll("td[style*='right']")) {
+    const lines = (cell) => {
       const words = document.createRange();
       words.selectNodeContents(cell);
-      const high = words.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).lineHeight);
-      if (!cards && high > 1.5) found.push(`broken: ${cell.textContent}`);
+      return words.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).lineHeight);
+    };
+    const many = [...table.tBodies[0].rows].filter(({ cells }) => cells.length > 3);
+    const high = many.some(({ cells }) => [...cells].some((cell, k) => lines(cell) > (k ? 2.5 : 4.5)));
+    if (!cards && innerWidth < 640 && high) found.push(`squeezed: ${name}`);
+    for (const cell of table.querySelectorAll("td[style*='right']")) {
+      if (!cards && lines(cell) > 1.5) found.push(`broken: ${cell.textContent}`);
     }
     if (cards) for (const cell of table.querySelectorAll("tbody > tr > *")) {
       const title = getComputedStyle(cell, "::before").content;

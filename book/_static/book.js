@@ -14,10 +14,17 @@ function reach(box) {
 /* What CSS lays out in another way is still a table to whoever listens. */
 const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
 
-/** Whether a table of many columns fits a narrow page only with words above each other: a row has more than two lines. */
+/** How many lines the words of a cell take. */
+function lines(cell) {
+  const words = document.createRange();
+  words.selectNodeContents(cell);
+  return words.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).lineHeight);
+}
+
+/** Whether a table of many columns fits a narrow page only with words above each other: more than two lines, or four of a row's name. */
 function squeezed(table) {
   const rows = [...table.querySelectorAll("tbody tr")];
-  return rows[0]?.cells.length > 3 && rows.some((row) => row.clientHeight > 3 * parseFloat(getComputedStyle(row.cells[0]).lineHeight));
+  return rows[0]?.cells.length > 3 && rows.some(({ cells }) => [...cells].some((cell, k) => lines(cell) > (k ? 2.5 : 4.5)));
 }
 
 /** Make a card of each row of a table that is too wide for a phone: its first words above, the others under their titles. */
