@@ -27,12 +27,22 @@ from mixerkey import (
     patch_matrix,
     set_patch_matrix,
 )
-from mixerkey.attacks import Recovery, image_statistics, naturalness
+from mixerkey.attacks import Recovery, annealed, annealing, image_statistics, naturalness
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
-from mixerkey.attacks.model_only import brightness, by_fit, expected_grams, gram, mismatch, model_only, settle
+from mixerkey.attacks.model_only import (
+    brightness,
+    by_fit,
+    decrypted,
+    expected_grams,
+    gram,
+    mismatch,
+    model_only,
+    settle,
+)
 from mixerkey.attacks.queries import hill_climb, labelled_loss, relaxed_permutation
 from mixerkey.attacks.recovery import as_key
+from mixerkey.cipher import normalize
 from mixerkey.data import load_digits
 from mixerkey.experiments.trials import pictures
 from mixerkey.keys import MatrixKey
@@ -154,6 +164,58 @@ def test_relatives_are_told_by_fit_colours_first_and_mirror_images_by_all_layers
     for key, g in product(KEYS[:2], relatives(2, 1)):
         start = Recovery(as_key(g.then(key)), 0.0, ())
         assert by_fit(start, encrypt_model(model, key), public[0][:200]).key == key
+
+
+def remembering(images: Tensor, seed: int) -> ConvMixer:
+    """Random filters: all that this network has from the pictures are the statistics that it stored."""
+    network = ConvMixer(64, 1, 3, 2).train()
+    initialize(network, rng(seed))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.inference_mode():
+        network(normalize(images))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def halves() -> tuple[Tensor, Tensor]:
+    """Pictures of one kind: the owner's, and others."""
+    tiles = pictures("photographs")
+    mixed = tiles[torch.randperm(len(tiles), generator=rng())]
+    return mixed[:300], mixed[300:400]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stored_statistics_betray_the_key_of_filters_without_structure(
+    monkeypatch: pytest.MonkeyPatch, halves: tuple[Tensor, Tensor], seed: int
+) -> None:
+    monkeypatch.setattr(annealing, "STEPS", 3000)
+    (own, public), key = halves, Key.from_seed(seed, 2, 3)
+    network = remembering(own, seed)
+    encrypted, begun = encrypt_model(network, key), Key.from_seed(99, 2, 3)
+    found = annealed(Recovery(begun, 0.0), encrypted, public, rng(), rounds=3)
+    assert isinstance(found.key, Key)
+    assert key in {g.then(found.key) for g in relatives(2, 3)}
+    assert set(relatives(2, 3)[1:]) <= set(found.ambiguous)
+    settled = by_fit(found, encrypted, public)
+    assert settled.key == key
+    plain = decrypted(encrypted, as_key(found.key))
+    assert -found.score == pytest.approx(mismatch(plain, public, 0), rel=0.01)
+
+
+def test_a_search_that_went_astray_has_doubts(monkeypatch: pytest.MonkeyPatch, halves: tuple[Tensor, Tensor]) -> None:
+    """Too few steps, or statistics of other channels: relatives are settled, others are not."""
+    (own, public), key = halves, Key.from_seed(0, 2, 3)
+    encrypted = encrypt_model(remembering(own, 0), key)
+    elsewhere = encrypt_model(remembering(own, 0), key)
+    for stored in (elsewhere.embedding_norm.running_mean, elsewhere.embedding_norm.running_var):
+        stored.copy_(stored.roll(1))
+    for steps, network in ((50, encrypted), (3000, elsewhere)):
+        monkeypatch.setattr(annealing, "STEPS", steps)
+        found = by_fit(annealed(Recovery(Key.from_seed(99, 2, 3), 0.0), network, public, rounds=2), network, public)
+        assert found.key != key
+        assert found.ambiguous
 
 
 def test_an_untrained_network_betrays_nothing(surrogate: ConvMixer) -> None:

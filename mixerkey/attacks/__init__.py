@@ -1,5 +1,6 @@
 """Key recovery: what each kind of attacker needs, and what they get. No attack is ever given the true key."""
 
+from mixerkey.attacks.annealing import annealed
 from mixerkey.attacks.challenge import check_challenge, load_challenge
 from mixerkey.attacks.checkpoint import (
     from_checkpoint,
@@ -27,6 +28,7 @@ __all__ = [
     "ImageStatistics",
     "Recovery",
     "all_keys",
+    "annealed",
     "between",
     "block_pairs",
     "by_fit",

@@ -192,12 +192,12 @@ def by_fit(recovery: Recovery[SignedPermutation], encrypted: ConvMixer, images: 
     how blocks continue in each other, can tell.
 
     Args:
-        recovery: of `model_only`.
+        recovery: of `model_only` or `annealed`.
         encrypted: the network.
         images: plain public pictures (N, C, H, W); some two dozen, seconds of one core.
 
     Returns:
-        the relative that fits best, with minus its mismatch as score and nothing ambiguous.
+        the relative that fits best, with minus its mismatch as score. Ambiguous remains what is none of the relatives.
 
     >>> from mixerkey import Key, encrypt_model, load_pretrained
     >>> from mixerkey.data import load_digits
@@ -206,7 +206,7 @@ def by_fit(recovery: Recovery[SignedPermutation], encrypted: ConvMixer, images: 
     >>> by_fit(model_only(encrypted, gram(model), starts=5), encrypted, images[:100]).key == key
     True
     """
-    key = recovery.key
+    key, doubts = recovery.key, recovery.ambiguous
     others = relatives(key.patch_size, key.channels)[1:]
     mirrors = tuple(g for g in others if not g.flips.any() and _keeps_channels(g))
     for rivals, layers in ((tuple(others), 1), (mirrors, len(encrypted.layers))):
@@ -214,7 +214,9 @@ def by_fit(recovery: Recovery[SignedPermutation], encrypted: ConvMixer, images: 
             Recovery(recovery.key, recovery.score, rivals),
             lambda key, layers=layers: -mismatch(decrypted(encrypted, key), images, layers),  # type: ignore[misc]
         )
-    return recovery
+    change = recovery.key.then(key.inverse())
+    left = (change.then(g).then(change.inverse()) for g in doubts if g not in others)
+    return Recovery(recovery.key, recovery.score, tuple(left))
 
 
 def _keeps_channels(key: SignedPermutation) -> bool:
