@@ -210,6 +210,7 @@ def test_a_search_that_went_astray_has_doubts(monkeypatch: pytest.MonkeyPatch, h
     encrypted = encrypt_model(remembering(own, 0), key)
     elsewhere = encrypt_model(remembering(own, 0), key)
     for stored in (elsewhere.embedding_norm.running_mean, elsewhere.embedding_norm.running_var):
+        assert stored is not None
         stored.copy_(stored.roll(1))
     for steps, network in ((50, encrypted), (3000, elsewhere)):
         monkeypatch.setattr(annealing, "STEPS", steps)

@@ -435,13 +435,20 @@ def test_each_kind_of_evidence_about_a_network_gets_what_it_may_have(monkeypatch
         seen.append(len(expected))
         return Recovery(relatives(4, 3)[1].then(Key.from_seed(1, 4, 3)), 1.0, ())
 
+    def anneal(found: Recovery, encrypted: ConvMixer, images: torch.Tensor) -> Recovery:
+        assert torch.equal(images, load_cifar10("train")[0][:20])  # of the half on which the network was not trained
+        return Recovery(Key.from_seed(1, 4, 3), 1.0, found.ambiguous)
+
     monkeypatch.setattr(model_alone, "model_only", attack)
     monkeypatch.setattr(model_alone, "network", lambda name, half: load_pretrained("cifar10"))
     monkeypatch.setattr(model_alone, "by_fit", lambda found, *_: found)
+    monkeypatch.setattr(model_alone, "annealed", anneal)
     monkeypatch.setattr(model_alone, "PUBLIC", 20)
     found = model_alone.attacked("lesson", 1)
-    assert seen == [2, len(model_alone.RECIPES)]  # expected of photographs, one a sign; of the other half's networks
-    assert found["labels too"] == {"right": 48, "up to relatives": 48}
+    # Expected of photographs, one a sign; of the other half's networks; of images.
+    assert seen == [2, len(model_alone.RECIPES), 2]
+    for evidence in ("labels too", "images, stored statistics"):
+        assert found[evidence]["right"] == found[evidence]["up to relatives"] == 48
     for evidence in ("two photographs", "networks of other images"):
         assert found[evidence]["right"] < found[evidence]["up to relatives"] == 48
     assert found["accuracy"] > 0.88
