@@ -199,7 +199,8 @@ TABLES = r"""() => {
       const column = table.querySelectorAll("thead th")[cell.cellIndex];
       if (!title.startsWith(`"${column.textContent}`) || !title.endsWith('/ ""')) found.push(`no title: ${name}`);
       if (cell.scrollWidth > cell.clientWidth + 1) found.push(`cut in its card: ${cell.textContent}`);
-      const blank = cell.matches(":last-child:not(.to-fill *)") && !cell.textContent.trim() && cell.checkVisibility();
+      const side = cell.matches(":is(:first-child, :last-child):not(.to-fill *)");
+      const blank = side && !cell.textContent.trim() && cell.checkVisibility();
       if (blank) found.push(`a blank strip: ${cell.parentElement.textContent}`);
     }
   }
