@@ -101,7 +101,7 @@ FAULTS = r"""async () => {
     const room = [bases[0].left - box.left, tag.getBoundingClientRect().left - bases.at(-1).right];
     if (room[1] < -1 && room[0] > 4) found.push(`a number over its formula in spite of room: ${name(tag)}`);
   }
-  for (const table of root.querySelectorAll(".pst-scrollable-table-container[tabindex]")) if (seen(table)) {
+  for (const table of root.querySelectorAll(".pst-scrollable-table-container[tabindex='0']")) if (seen(table)) {
     const rows = [...table.querySelectorAll("tr")], other = [...table.querySelectorAll("tr > :not(:first-child)")];
     const opaque = [...rows, ...other].some((e) => getComputedStyle(e).backgroundColor !== "rgba(0, 0, 0, 0)");
     if (opaque) found.push(`a table hides that it goes on: ${name(table)}`);
@@ -257,16 +257,19 @@ SIDEWAYS = """() => {
   const wide = document.documentElement.scrollWidth - innerWidth;
   return wide > 0 ? [`scrolls sideways by ${wide} px`] : [];
 }"""
+LIGHT = """() => {
+  document.documentElement.dataset.theme = "light";
+  document.getAnimations().forEach((change) => change.finish());
+}"""
 Found = dict[str, dict[str, list[Any]]]  # of each page, what each question found
 
 
-def look(page: Page, name: str, width: int, theme: str) -> dict[str, list[Any]]:
-    """All that several tests judge, of a page that is loaded once; what changes it comes last."""
+def look(page: Page, name: str, width: int) -> dict[str, list[Any]]:
+    """All that several tests judge, of a page that is loaded once, in the dark; what changes it comes last."""
     text = name in PAGES  # the indexes and the search have none
-    found = {"layout": page.evaluate(FAULTS)} if text else {}
-    if theme == "dark":
-        return found
-    found |= {"mentions": page.evaluate(MENTIONS)} if text else {}
+    found = {"dark": page.evaluate(FAULTS)} if text else {}
+    page.evaluate(LIGHT)
+    found |= {"light": page.evaluate(FAULTS), "mentions": page.evaluate(MENTIONS)} if text else {}
     found |= {"sideways": page.evaluate(SIDEWAYS), "focus": page.evaluate(UNSEEN_FOCUS)}
     if text and width == 1280:  # A4 with the browser's margins of 1 cm
         page.emulate_media(media="print")
@@ -292,20 +295,20 @@ def look(page: Page, name: str, width: int, theme: str) -> dict[str, list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def walk(browser: Browser, site: str) -> Callable[[int, str], Found]:
-    """What is found on all pages, at one width and in one theme."""
+def walk(browser: Browser, site: str) -> Callable[[int], Found]:
+    """What is found on all pages at one width."""
 
     @cache
-    def through(width: int, theme: str) -> Found:
+    def through(width: int) -> Found:
         context = browser.new_context()
-        context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        context.add_init_script("localStorage.mode = localStorage.theme = 'dark'")
         page, found = context.new_page(), {}
         for name in [*PAGES, *OTHERS]:
             page.goto("about:blank")  # has another size, and is on a screen again, in no time
             page.emulate_media(media="screen")
             page.set_viewport_size({"width": width, "height": 900})
             page.goto(site + name)
-            found[name] = look(page, name, width, theme)
+            found[name] = look(page, name, width)
         context.close()
         return found
 
@@ -317,17 +320,17 @@ def faults(found: Found, question: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "theme"), WAYS)
-def test_no_page_has_a_fault_of_layout(walk: Callable[[int, str], Found], width: int, theme: str) -> None:
-    assert faults(walk(width, theme), "layout") == []
+def test_no_page_has_a_fault_of_layout(walk: Callable[[int], Found], width: int, theme: str) -> None:
+    assert faults(walk(width), theme) == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_no_page_scrolls_sideways(walk: Callable[[int, str], Found], width: int) -> None:
-    assert faults(walk(width, "light"), "sideways") == []
+def test_no_page_scrolls_sideways(walk: Callable[[int], Found], width: int) -> None:
+    assert faults(walk(width), "sideways") == []
 
 
-def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(walk: Callable[[int, str], Found]) -> None:
-    found = walk(390, "light")
+def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(walk: Callable[[int], Found]) -> None:
+    found = walk(390)
     assert faults(found, "phone") == faults(found, "desk") == []
     cards = [(name, heard) for name in PAGES for heard in found[name]["cards"]]
     for name, heard in cards:
@@ -338,13 +341,13 @@ def test_a_table_too_wide_for_a_phone_is_a_card_for_each_row(walk: Callable[[int
     assert len(cards) >= 9
 
 
-def test_paper_cuts_nothing_and_has_titles_and_room(walk: Callable[[int, str], Found]) -> None:
-    assert faults(walk(1280, "light"), "paper") == []
+def test_paper_cuts_nothing_and_has_titles_and_room(walk: Callable[[int], Found]) -> None:
+    assert faults(walk(1280), "paper") == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_every_control_shows_that_it_has_the_focus(walk: Callable[[int, str], Found], width: int) -> None:
-    assert faults(walk(width, "light"), "focus") == []
+def test_every_control_shows_that_it_has_the_focus(walk: Callable[[int], Found], width: int) -> None:
+    assert faults(walk(width), "focus") == []
 
 
 LED_TO = """() => {
@@ -354,12 +357,10 @@ LED_TO = """() => {
 }"""
 
 
-def test_every_figure_that_the_text_names_is_led_to(
-    walk: Callable[[int, str], Found], browser: Browser, site: str
-) -> None:
+def test_every_figure_that_the_text_names_is_led_to(walk: Callable[[int], Found], browser: Browser, site: str) -> None:
     """Those of the book to the figure of that number, those of the paper to the claims ledger, and the words say so."""
     mentions = set[tuple[str, str]]()
-    for name, found in walk(1280, "light").items():
+    for name, found in walk(1280).items():
         for figure, url, whose in found.get("mentions", []):
             mentions.add((url, figure))
             assert name == "book/claims.html" or bool(whose) == ("claims.html#" in url), f"{name}: whose {figure}?"
