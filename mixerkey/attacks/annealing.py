@@ -22,7 +22,7 @@ from mixerkey.convmixer import ConvMixer
 from mixerkey.embedding import patch_matrix
 from mixerkey.keys import SignedPermutation
 
-WARM, HOT, COLD = 3e-4, 2e-2, 1e-5  # temperatures, like the mismatch: where chains begin, the first and last, and end
+WARM, HOT, COLD = 3e-4, 1e-1, 1e-5  # temperatures, like the mismatch: where chains begin, the first and last, and end
 CHAINS, STEPS = 8, 60_000  # searches of a round, and exchanges that each of them tries
 WHOLE = 4  # every so many exchanges are of pixels in all channels
 QUANTILES = 101  # that stand for the distribution of a channel
@@ -36,7 +36,7 @@ def annealed(
     images: Tensor,
     generator: torch.Generator | None = None,
     *,
-    rounds: int = 6,
+    rounds: int = 10,
     progress: bool = False,
 ) -> Recovery[SignedPermutation]:
     """Exchange pixels and signs until public pictures fit the stored statistics: simulated annealing.
