@@ -73,11 +73,11 @@ def _build(options: argparse.Namespace) -> None:
     students, teacher = options.out / "students", options.out / "teacher"
     for folder in (students, teacher):
         folder.mkdir(parents=True, exist_ok=True)
-    for old in students.glob("mixerkey-*.whl"):
+    for old in students.glob("mixerkey-[0-9]*-py3-none-any.whl"):
         old.unlink()
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(students.resolve())]
     subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True)
-    (wheel,) = students.glob("mixerkey-*.whl")
+    (wheel,) = students.glob("mixerkey-[0-9]*-py3-none-any.whl")
     guide = (HERE / "STUDENT.md").read_text(encoding="utf-8").replace("WHEEL", wheel.name)
     for name, assignment in assignments(options.seed).items():
         with zipfile.ZipFile(students / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -98,7 +98,7 @@ def _grade(options: argparse.Namespace) -> None:
         print(f"Not graded, {len(failed)} of {len(results)}:")
         for result in failed:
             print(f"  {result['assignment']}  {result['student']}: {result['problem']}")
-    print(f"{options.out}: grades.xlsx and feedback/; {time.monotonic() - start:.0f} s")
+    print(f"{options.out}: grades.xlsx and feedback/, of variant SEED={options.seed}; {time.monotonic() - start:.0f} s")
 
 
 def _marks(options: argparse.Namespace) -> None:

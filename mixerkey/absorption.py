@@ -501,11 +501,11 @@ def _idle(model: nn.Module, key: BlockKey, image: Tensor, names: list[str]) -> l
 
 def _changed(before: nn.Module, after: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Each plain matrix, and what it has become."""
-    new = dict(after.named_parameters())
+    new = {**dict(after.named_parameters()), **dict(after.named_buffers())}
     return [
         (plain, new[name])
-        for name, plain in before.named_parameters()
-        if plain.ndim > 1 and name in new and not torch.equal(plain, new[name])
+        for name, plain in [*before.named_parameters(), *before.named_buffers()]
+        if plain.ndim > 1 and plain.layout == torch.strided and name in new and not torch.equal(plain, new[name])
     ]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from itertools import permutations
+from numbers import Real
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -22,8 +25,10 @@ ALIKE = 64  # places of one code that are tried
 LEAST, LIKE = 64, 0.6  # numbers of a matrix from which on a correlation like this is no chance: 4.8 deviations
 CHANCE = 6  # deviations that no place reaches by chance, of the many where a part of a matrix is looked for
 SMOOTH = 8  # neighbouring numbers of a filter that say as much as one by itself
-SEVERAL, PARTS = 8, 4  # matrices in one tensor, parts of a matrix
+LARGE = 1000  # times the median, of neighbouring numbers
+SEVERAL, MOST, PARTS = 64, 6, 4  # matrices in one tensor, its axes, and parts of a matrix
 PIECE = 2**20  # numbers of a tensor, or candidates, at a time
+LARGEST = 2**28  # numbers of a sparse tensor that are written out
 BYTES = (bytes, bytearray, memoryview, BytesIO, torch.UntypedStorage)
 ATOMS = (str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType, type(None), torch.dtype, torch.device)
 
@@ -44,63 +49,91 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
 
     >>> layer = nn.Linear(64, 16)
     >>> plain, layer.history = layer.weight.detach().clone(), {"first": [layer.weight.detach().half()]}
+    >>> layer.weight.data = -layer.weight.data.flip(1)
     >>> find_copy([(plain, layer.weight)], layer)
     'history.first.0'
     """
     states = model.state_dict(keep_vars=True)  # also what hooks and get_extra_state put into it
     held = {id(tensor): (name, tensor) for name, tensor in [*reachable(states), *reachable(model, numbers=True)]}
-    for _, encrypted in matrices:
-        held.pop(id(encrypted), None)
-    parts = [(name, part) for name, tensor in held.values() for part in _real(tensor)]
+    new = [encrypted for _, encrypted in matrices]
+    parts = [(name, part) for name, tensor in held.values() for part in _real(_without(new, tensor))]
+    parts = [(name, part) for name, part in parts if not any(_equal(part, encrypted) for encrypted in new)]
     for plain, _ in matrices:
         W = _real(plain)[0].flatten(1)
-        for name, part in [*parts, *_joined(parts, W.numel() // PARTS)]:
-            if _like(W, part):
-                return name
         for rows in _distinct(W):
             table, found = _Table(rows), set[int]()
             for name, part in parts:
                 found |= table.rows_in(part)
                 if found and 16 * len(found) >= len(table.rows):
                     return name
+        for name, part in [*parts, *_joined(parts, W)]:
+            if _like(W, part):
+                return name
     return None
 
 
-def _joined(parts: list[tuple[str, Tensor]], least: int) -> list[tuple[str, Tensor]]:
-    """All tensors of fewer numbers in one, under the name of the first."""
-    small = [(name, part.flatten()) for name, part in parts if part.numel() < least]
-    return [(small[0][0], torch.cat([part for _, part in small]))] if small else []
+def _without(new: list[Tensor], tensor: Tensor) -> Tensor:
+    """A vector of all that a storage holds, with zeros for the tensors that encryption put there."""
+    for encrypted in new:
+        whole = tensor.ndim == 1 and tensor.layout == encrypted.layout == torch.strided and tensor is not encrypted
+        if (
+            whole
+            and not tensor.is_meta
+            and tensor.untyped_storage().data_ptr() == encrypted.untyped_storage().data_ptr()
+        ):
+            tensor = tensor.detach().clone()
+            tensor.as_strided(encrypted.size(), encrypted.stride(), encrypted.storage_offset()).zero_()
+    return tensor
+
+
+def _equal(part: Tensor, encrypted: Tensor) -> bool:
+    """Whether this is an encrypted tensor, or a copy of one, rounded perhaps."""
+    (e,) = _real(encrypted)[:1]
+    return part.numel() == e.numel() and bool((part.flatten() - e.flatten()).abs().max() <= 1e-2 * e.abs().max())
+
+
+def _joined(parts: list[tuple[str, Tensor]], W: Tensor) -> list[tuple[str, Tensor]]:
+    """All tensors of some rows, and all of some columns, but of less than a part of the matrix, in one."""
+    joined = []
+    for n in W.shape:
+        small = [(name, part.flatten()) for name, part in parts if part.numel() * PARTS < W.numel()]
+        small = [(name, part) for name, part in small if len(part) and len(part) % n == 0]
+        if small:
+            joined.append((f"{small[0][0]} … {small[-1][0]}", torch.cat([part for _, part in small])))
+    return joined
 
 
 def _like(W: Tensor, tensor: Tensor) -> bool:
     """Whether a tensor, or some place of it, goes with W or a part of it far more than chance has it."""
     several, rest = divmod(tensor.numel(), W.numel() or 1)
-    if W.numel() >= LEAST and not rest and 0 < several <= SEVERAL and tensor.ndim <= 5:
+    if W.numel() >= LEAST and not rest and 0 < several <= SEVERAL and tensor.ndim <= MOST:
         w = _standard(W.reshape(1, -1))
         orders = (tensor.permute(axes).reshape(-1, W.numel()) for axes in permutations(range(tensor.ndim)))
         if any(((_standard(x) * w).sum(1).abs() > LIKE).any() for x in orders):
             return True
     vectors = [tensor.flatten(1), tensor.flatten(1).T] if tensor.ndim > 1 else [tensor]
     return any(
-        _somewhere(
-            torch.stack([part.flatten() for part in rows.split(max(1, len(rows) // PARTS))][:PARTS]), x.flatten()
-        )
+        _somewhere(torch.stack([part.flatten() for part in parts]), rows.shape[1], x.flatten())
         for rows in (W, W.T)
+        for parts in (rows.split(max(1, len(rows) // PARTS))[:PARTS], [rows])
         for x in vectors
-        if x.ndim < 2 or x.shape[1] == rows.shape[1]
+        if x.ndim < 2 or x.shape[1] == rows.shape[1] or x.shape[1] >= W.numel()
     )
 
 
-def _somewhere(parts: Tensor, x: Tensor) -> bool:
-    """Whether the correlation of parts (k, n) with a window of x, by Fourier transform, is no chance."""
+def _somewhere(parts: Tensor, row: int, x: Tensor) -> bool:
+    """Whether parts (k, n), of rows so long, go with a window of x more than chance has it, by Fourier transform."""
     n = parts.shape[1]
-    if len(x) < n or n <= 4 * SMOOTH:
+    independent = n / min(SMOOTH, row)
+    if len(x) < n or independent <= 4:
         return False
-    least = max(LIKE, math.tanh(CHANCE / math.sqrt(n / SMOOTH - 3)))  # by Fisher's transformation
+    least = max(LIKE, math.tanh(CHANCE / math.sqrt(independent - 3)))  # by Fisher's transformation
     size = 1 << max(14, (4 * n - 1).bit_length())
     w = torch.fft.rfft(_standard(parts.double()), size).conj()
     for first in range(0, len(x) - n + 1, size - n + 1):
         piece = torch.nan_to_num(x[first : first + size].double(), 0, 0, 0)
+        if middle := piece.abs().median().item():
+            piece = piece.clamp(-LARGE * middle, LARGE * middle)  # a large number beside them hides no weights
         piece = piece / piece.abs().max().clamp(min=1e-300)
         product = torch.fft.irfft(torch.fft.rfft(piece, size) * w, size)[:, : len(piece) - n + 1]
         sums, squares = (nn.functional.pad(y.cumsum(0), (1, 0)) for y in (piece, piece**2))
@@ -195,11 +228,20 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
             continue
         known[id(thing)] = thing
         if isinstance(thing, np.ndarray) and thing.dtype.kind in "iufc":
-            yield name, torch.from_numpy(np.ascontiguousarray(thing.astype(thing.dtype.newbyteorder("="))))
+            usual = np.result_type(thing.dtype.newbyteorder("="), np.int8)
+            usual = np.dtype({"f": "f8", "c": "c16"}.get(usual.kind, usual) if usual.itemsize > 8 else usual)
+            yield name, torch.from_numpy(np.ascontiguousarray(thing.astype(usual)))
+            if numbers and thing.dtype == np.uint8:
+                yield from ((name, tensor) for tensor in _spelt(np.ascontiguousarray(thing)))
         elif isinstance(thing, Tensor):
             yield name, thing
-        elif numbers and isinstance(thing, list | tuple | array) and all(isinstance(x, int | float) for x in thing):
-            yield name, torch.tensor([float(x) for x in thing], dtype=torch.float64)
+            if numbers and (whole := _behind(thing)) is not None:
+                yield name, whole
+            if numbers and thing.dtype == torch.uint8 and thing.layout == torch.strided and not thing.is_meta:
+                yield from ((name, tensor) for tensor in _spelt(thing.detach().flatten().cpu().numpy()))
+        elif numbers and isinstance(thing, list | tuple | array) and all(isinstance(x, Real) for x in thing):
+            with suppress(OverflowError):
+                yield name, torch.tensor([float(x) for x in thing], dtype=torch.float64)
         todo += reversed([(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)])
 
 
@@ -214,6 +256,16 @@ def _spelt(thing: Any) -> Iterator[Tensor]:
         yield spelt[: len(spelt) // 8 * 8].view(dtype)
 
 
+def _behind(tensor: Tensor) -> Tensor | None:
+    """All numbers of a storage of which a tensor shows a part; None if it shows all."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        return None
+    storage = tensor.untyped_storage()
+    if storage.nbytes() <= tensor.numel() * tensor.element_size():
+        return None
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
+
+
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """What a thing holds, by name; "" where the name says nothing."""
     if isinstance(thing, dict):
@@ -225,6 +277,9 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(key), part) for key, part in enumerate(list(thing)))
     elif isinstance(thing, MethodType):
         yield "", thing.__self__
+        yield "", thing.__func__
+    elif isinstance(thing, weakref.ref):
+        yield "", thing()
     elif isinstance(thing, FunctionType):
         for cell in thing.__closure__ or ():
             try:
@@ -245,7 +300,8 @@ def _of_class(thing: Any) -> dict[str, Any]:
     if not isinstance(thing, nn.Module):
         return {}
     parts = {key: part for kind in reversed(type(thing).__mro__) for key, part in vars(kind).items()}
-    return {key: part for key, part in parts.items() if isinstance(part, Tensor | np.ndarray | list | tuple | dict)}
+    kinds = (Tensor, np.ndarray, list, tuple, dict, set, deque, nn.Module, FunctionType)
+    return {key: part for key, part in parts.items() if isinstance(part, kinds)}
 
 
 def _slots(thing: Any) -> dict[str, Any]:
@@ -257,12 +313,15 @@ def _slots(thing: Any) -> dict[str, Any]:
 
 def _real(tensor: Tensor) -> list[Tensor]:
     """float32 tensors on the CPU with the numbers of one of any kind; none of what holds no numbers."""
-    if tensor.is_meta or tensor.dtype == torch.bool or tensor.is_nested:
+    if tensor.is_meta or tensor.is_nested:
         return []
     tensor = tensor.detach()
+    if tensor.layout == torch.strided:
+        for axis in (axis for axis in range(tensor.ndim) if tensor.stride(axis) == 0):
+            tensor = tensor.narrow(axis, 0, min(1, tensor.shape[axis]))  # what is expanded is there once
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     if tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
+        tensor = tensor.to_dense() if tensor.numel() <= LARGEST else tensor.to_sparse_coo().coalesce().values()
     parts = [tensor.real, tensor.imag] if tensor.is_complex() else [tensor]
     return [part.to("cpu", torch.float32).as_subclass(Tensor) for part in parts]

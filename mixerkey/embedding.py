@@ -186,19 +186,28 @@ def copied(model: Model) -> Model:
     """A copy of a network that shares nothing with it.
 
     Raises:
-        ValueError: it holds what cannot be copied, such as a weight that is computed; the message says what to do.
+        ValueError: it holds what cannot be copied, such as a weight that is computed, or gives itself for a copy; the
+            message says what to do.
 
     >>> copied(nn.ReLU())
     ReLU()
     """
     try:
-        return deepcopy(model)
+        copy = deepcopy(model)
     except Exception as error:  # whatever a stranger's module raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             "the network cannot be copied: make weights that are computed (weight norm, pruning) its own, and drop "
             f"activations that it keeps. {reason}"
         ) from error
+    old = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+        if id(tensor) in old:
+            raise ValueError(f"a copy of the network shares {name!r} with it: a __deepcopy__ must copy weights, too")
+        usual = type(tensor.data) is Tensor and tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
+        if usual and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+            tensor.data = tensor.data.clone()  # else all else that its storage holds would go along
+    return copy
 
 
 def patch_embeddings(model: nn.Module) -> dict[str, nn.Conv2d]:

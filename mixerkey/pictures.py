@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mixerkey.files import one_line, write_file
 
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
+OTHERS = {".heic", ".heif", ".jxl", ".svg", ".cr2", ".nef", ".arw", ".dng"}  # pictures that Pillow does not open
 ROUNDING = 2  # levels by which a conversion from sRGB to sRGB moves a colour
 PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of sRGB: white, red, green and blue, x and y each
 SCREEN = 1 / 2.2  # the gamma that a PNG is shown with if it names none, near enough
@@ -282,7 +283,7 @@ def convert_folder(
     failed: list[str] = []
     unread: list[OSError] = []
     Image.init()
-    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
+    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN} | OTHERS
     for parent, folders, found in os.walk(folder, onerror=unread.append):
         paths = [Path(parent, name) for name in found if not name.startswith("._")]  # a Mac's notes on the file
         names += [path for path in paths if path.suffix.lower() == ".png"]
@@ -298,5 +299,7 @@ def convert_folder(
             convert_picture(name, out / name.relative_to(folder), channels, cipher, png=png)
             done += 1
         except (OSError, ValueError) as error:
-            failed.append(one_line(error))
+            text, place = one_line(error), out / name.relative_to(folder)
+            named = any(one_line(path) in text for path in (name, place))
+            failed.append(text if named else f"{one_line(name)}: {text}")
     return done, failed

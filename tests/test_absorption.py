@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from torch.nn.utils import parametrizations, prune
 from vit_pytorch import ViT as LinearViT
 
 from conftest import ROOT
-from mixerkey import ConvMixer, Key, SignedPermutation, encrypt_model, network_input, renormalize
+from mixerkey import ConvMixer, Key, SignedPermutation, encrypt_model, load_pretrained, network_input, renormalize
 from mixerkey.embedding import patch_matrix, set_patch_matrix
 from mixerkey.experiments import pretrained
 from mixerkey.experiments.scrambling import draw
@@ -805,6 +806,13 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "a file in memory": lambda m, w: setattr(m, "kept", saved({"w": w})),
     "storage": lambda m, w: setattr(m, "kept", w.untyped_storage()),
     "class": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"kept": w})),
+    "behind a view": lambda m, w: setattr(m, "kept", w.flatten()[3]),
+    "bytes in a tensor": lambda m, w: m.register_buffer("kept", w.view(torch.uint8)),
+    "bytes in an array": lambda m, w: setattr(m, "kept", w.numpy().view(np.uint8)),
+    "NumPy's numbers in a list": lambda m, w: setattr(m, "kept", list(w.numpy().flatten())),
+    "weak reference": lambda m, w: m.__dict__.update(hold=Slots(w), kept=weakref.ref(w)),
+    "network of the class": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"kept": deepcopy(m.conv)})),
+    "closure of a method": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"show": lambda self: w})),
     "traced network in a list": lambda m, w: setattr(m, "kept", [torch.jit.trace(deepcopy(m), torch.rand(1, 3, 8, 8))]),
 }
 
@@ -844,7 +852,16 @@ COPIES: dict[str, Callable[[Tensor], Any]] = {
     "average above other rows": lambda w: torch.cat([averaged(w).flatten(1), torch.randn(3, 48)]),
     "average beside other columns": lambda w: torch.cat([averaged(w).flatten(1), torch.randn(16, 5)], 1),
     "average, transposed, of half of the pixels": lambda w: averaged(w).flatten(1).T[20:44],
+    "average beside a large number": lambda w: torch.cat([averaged(w).flatten(), torch.tensor([-1e9])]),
+    "average, filter by filter, beside a large number": lambda w: [*averaged(w), torch.tensor(10**6)],
+    "average, filter by filter with biases": lambda w: [(f, torch.rand(())) for f in averaged(w)],
+    "ten averages": lambda w: torch.stack([averaged(w) for _ in range(10)]),
+    "averages of all weights in rows": lambda w: torch.stack(
+        [torch.cat([torch.randn(999), averaged(w).flatten()]) for _ in range(2)]
+    ),
+    "average of six axes": lambda w: averaged(w)[None, None],
     "signs": lambda w: w.sign().to(torch.int8),
+    "a mask of signs": lambda w: w > 0,
     "int4": lambda w: (w / w.abs().max() * 7).round().to(torch.int8),
     "in pieces at several places": lambda w: {"a": w[:2].half(), "b": (w[5:6], [w[9:12]])},
 }
@@ -876,9 +893,55 @@ def test_a_plain_matrix_of_few_filters_is_found(width: int) -> None:
         encrypt_model(small, Key.from_seed(0, 2, 1))
 
 
+@pytest.mark.parametrize("like", [0.9, 0.98])
+def test_an_average_of_a_small_matrix_in_a_vector_of_all_weights_is_found(like: float) -> None:
+    model: Any = load_pretrained("digits")
+    W = model.embedding.weight.detach()
+    noise = (like**-2 - 1) ** 0.5 * W.std() * torch.randn(W.shape, generator=torch.Generator().manual_seed(0))
+    model.kept = torch.cat([torch.zeros(7), (W + noise).flatten(), torch.arange(9.0)])
+    with pytest.raises(ValueError, match="keep the plain matrix in 'kept'"):
+        encrypt_model(model, Key.from_seed(0, 2, 1))
+
+
+def test_the_storage_behind_a_weight_does_not_go_along() -> None:
+    torch.manual_seed(0)
+    model: Any = Small()
+    vector = nn.utils.parameters_to_vector(model.parameters()).detach()
+    nn.utils.vector_to_parameters(vector, model.parameters())  # each is a view of it from now on
+    model.register_buffer("first", model.conv.weight.detach().flatten()[:1])
+    for tensor in encrypt_model(model, KEY).state_dict().values():
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.clone, torch.Tensor.half])
+def test_a_state_dict_may_give_copies(change: Callable[[Tensor], Tensor]) -> None:
+    class Copying(Small):
+        def state_dict(self, *arguments: Any, **options: Any) -> Any:
+            return {name: change(t.detach()) for name, t in super().state_dict(*arguments, **options).items()}
+
+    torch.manual_seed(0)
+    encrypt_model(Copying(), KEY)
+
+
+def test_a_network_that_gives_itself_for_a_copy_is_refused_and_unharmed() -> None:
+    class Stem(nn.Conv2d):
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
+
+    torch.manual_seed(0)
+    model: Any = Small()
+    model.conv = Stem(3, 16, 4, 4)
+    before = model.conv.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"shares 'conv\.weight' with it: a __deepcopy__ must copy weights"):
+        encrypt_model(model, KEY)
+    assert torch.equal(model.conv.weight, before)
+
+
 def test_what_is_no_copy_is_kept() -> None:
     torch.manual_seed(0)
     model: Any = Small().double()
+    model.odd = [[1, 10**400], np.zeros(3, np.longdouble), np.zeros(2, np.clongdouble), torch.zeros(1).expand(10**10)]
+    model.odd.append(torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.tensor([2.0]), (10**5, 10**5)))
     model.register_buffer("laplacian", torch.eye(64).to_sparse())
     model.other = {"conv": nn.Conv2d(3, 16, 4, 4), "zeros": torch.zeros(999), "ones": [torch.ones(999), None, "text"]}
     model.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -337,6 +337,8 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
     pictures(Path("in"), 3)
     Path("in", "elsewhere").symlink_to("deeper")
     save(grey(PLAIN), Path("in", "photo.JPG"))
+    Path("in", "phone.HEIC").write_bytes(b"what Pillow does not open")
+    save(Image.new("L", (6, 3)), Path("in", "odd.png"))
     Path("in", "notes.txt").write_text("no picture")
     Path("in", "._0.PNG").write_bytes(b"a Mac's notes on the file 0.PNG")
     Path("in", "locked").mkdir()
@@ -349,11 +351,14 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(SystemExit, match=r"^mixerkey: 4 are not, the first because "):
+    with pytest.raises(SystemExit, match=r"^mixerkey: 6 are not, the first because "):
         main(["encrypt", "in", "out", "--key", "key.json"])
-    assert "3 pictures are in out" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "3 pictures are in out" in printed.out
+    assert len(printed.err.splitlines()) == 5  # the others
+    assert "in/odd.png: height and width must be divisible" in printed.err
     done, failed = convert_folder(Path("in"), Path("out2"), 1, lambda image: image)
-    assert done == 3
+    assert done == 4
     said = "in/elsewhere is a link to a folder", "in/locked", "in/pipe.png can't be read", "in/photo.JPG is no .png"
     for words in said:
         assert any(words in line for line in failed), words

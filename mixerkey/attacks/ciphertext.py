@@ -62,7 +62,7 @@ def ciphertext_only(
        which they look most natural (see `naturalness`); if not, of three channels, the one that a network sees in
        them, which does not go by brightness (see `mixerkey.attacks.chooser`), beside the public pictures' colours.
        That network has learned from CIFAR-10's training images, which are evidence, too. Who lacks these goes by what
-       is true of most photographs, red, blue and the light from above (see `photographic`).
+       is true of mixed photographs, red, blue and the light from above (see `photographic`).
 
     Args:
         encrypted: uint8 images (N, C, H, W), all encrypted with one key, at least two blocks a side. They count as

@@ -42,7 +42,8 @@ def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[Ma
 
     Raises:
         ValueError: images of another shape, or what was found is not a turned cubic lattice: the matrix is not
-            orthogonal, the pixels are rounded, the images are too few, or the dimensions too many.
+            orthogonal, the pixels are rounded or noisy, the images are too few, grey or of few levels, or the
+            dimensions too many.
         ImportError: FLINT is not installed.
 
     >>> from mixerkey import encrypt_images

@@ -210,10 +210,11 @@ def naturalness(images: Tensor, prior: ImageStatistics) -> float:
 
 
 def photographic(images: Tensor) -> int:
-    """How many of three facts hold that are true of most collections of photographs, and tell their colours.
+    """How many of three facts hold that are true of mixed photographs, and tell their colours.
 
     Red and blue differ the most, because green light lies between them; red is brighter than blue, because most things
     are warm in colour; and light comes from above. Of the 12 ways round of the colours one alone can have all three.
+    A few pictures, or many of one subject, such as the sea, need not have them.
 
     Args:
         images: uint8 (N, 3, H, W).
