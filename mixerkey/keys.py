@@ -8,7 +8,7 @@ key                   what it does                          who proposed it for 
 ===================== ===================================== ============================
 `Key`                 moves and flips pixels, one T for all Iijima and Kiya, 2022
 `Shuffle`, `Flips`    one of the two steps alone
-`MatrixKey`           mixes pixels by a matrix; orthogonal: Aso, Chuman and Kiya, 2023
+`MatrixKey`           mixes pixels by a matrix              orthogonal: Aso, Chuman and Kiya, 2023
 `PatchKeys`           a key of its own for each place       Lin, Imaizumi and Kiya, 2024
 `BlockOrder`          moves whole blocks                    Kiya, Iijima et al., 2023
 `ScrambledKey`        first within blocks, then whole ones  Kiya, Iijima et al., 2023

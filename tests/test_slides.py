@@ -157,6 +157,12 @@ def test_a_phone_shows_all_slides_in_letters_that_can_be_read(browser: Browser, 
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(f"{site}slides/{name}.html", wait_until="load")
     assert page.evaluate(SMALL) == [[], True]
+    gaps = page.evaluate(
+        "() => [...document.querySelectorAll('.katex-html > .tag')].map(tag => tag.getBoundingClientRect().left"
+        " - Math.max(...[...tag.parentElement.querySelectorAll(':scope > .base')]"
+        ".map(base => base.getBoundingClientRect().right)))"
+    )
+    assert all(gap > 0 for gap in gaps), gaps  # an equation's number stands beside it
     page.set_viewport_size({"width": 844, "height": 390})
     page.wait_for_function("window.Reveal?.isReady()")  # turned, it is a deck
     page.close()
