@@ -347,6 +347,21 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {},
         "",
     ),
+    "a counterexample whose keys are a list": (
+        PROOF,
+        "right = counterexample\ndef counterexample(size):\n    E, *keys = right(size)\n    return E, keys",
+        {},
+        "",
+    ),
+    "a counterexample without brackets": (
+        PROOF,
+        "right = counterexample\n"
+        "def counterexample(size):\n"
+        "    E, *keys = right(size)\n"
+        "    return E, *(part for key in keys for part in key)",
+        {"q4-hidden": 2},
+        r"Expected E, \(v, r\), \(v, r\), got",
+    ),
     "float32 and 0 or 1": (
         PROOF,
         "right, right_lock, right_matrix = counterexample, lock, tubelet_matrix\n"

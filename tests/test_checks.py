@@ -278,8 +278,8 @@ AS_BEGINNERS_WRITE = {
     "pointwise_gelu": lambda z, W: torch.nn.GELU()(torch.nn.functional.conv2d(z[None], W[:, :, None, None])[0]),
     "encrypt_rows": rows_by_loop,
     "absorb": lambda T, E: np.linalg.inv(T.numpy()) @ E.numpy(),
-    "relative_matrix": lambda a, b: np.linalg.lstsq(b.T.numpy(), a.T.numpy(), rcond=None)[0].T,
-    "leading_flips": lambda x: torch.sign(torch.linalg.eigh(x.T @ x).eigenvectors[:, -1]),
+    "relative_matrix": lambda a, b: a @ b.T @ torch.linalg.inv(b @ b.T),  # by normal equations
+    "leading_flips": lambda x: (1 - torch.sign(torch.linalg.eigh(x.T @ x).eigenvectors[:, -1])) / 2,
     "read_key": key_by_search,
     "balanced_flips": lambda u: [sorted(u.tolist(), reverse=True).index(x) < len(u) // 2 for x in u.tolist()],
     "which_message": lambda image, M: int((image[:, :, :M] != image[:, :, M:]).any()),
@@ -454,6 +454,13 @@ def test_one_row_of_the_moments_is_not_their_eigenvector() -> None:
         assert check.leading_flips(lambda x, m=matrix: np.linalg.eigh(m(x.T.numpy())).eigenvectors[:, -1] < 0)
 
 
+def test_two_models_leave_room_for_the_squared_condition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        for _, E in check.relative_matrix.inputs(generator):
+            assert torch.linalg.cond(E) ** 2 < 1e5
+
+
 def test_an_index_that_counts_along_another_axis_is_explained() -> None:
     said = check.encrypt_rows(lambda E, v, r: E[:, v]).message
     assert "raised IndexError" in said
@@ -467,6 +474,8 @@ def test_numbers_that_a_type_can_not_hold_are_not_called_chance() -> None:
         said = check.matrix_from_weight(lambda weight, coarse=coarse: weight.flatten(1).T.to(coarse)).message
         assert said.endswith(f"the values differ: {coarse} can't hold them.")
     assert not check.matrix_from_weight(lambda weight: -weight.flatten(1).T.to(torch.int64)).message.endswith("them.")
+    wider = check.encrypt(lambda blocks, v, r: torch.where(r, ~blocks[..., v].long(), blocks[..., v])).message
+    assert wider.endswith("the values differ.")  # by 256, and int64 can hold them
 
 
 def test_a_rounded_number_is_named_and_parts_may_be_stacked() -> None:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from mixerkey.cipher import encrypt_images
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import normal, random_key
+from mixerkey.classroom.checks.inputs import normal, random_key, sign
 from mixerkey.keys import Key
 
 
@@ -25,6 +25,9 @@ def correlated(g: Generator, n: int, size: int) -> tuple[Tensor]:
     x = x + averages[torch.randperm(size, generator=g)]
     x[0] = normal(g, size)  # or the first block alone might show the answer
     return (torch.where(torch.randperm(size, generator=g) < size // 2, -x, x),)
+
+
+SIGNS = "these are the signs s, -1 where a pixel is flipped; r is 1 there, and 0 elsewhere"
 
 
 def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
@@ -48,6 +51,7 @@ def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
             lambda x: torch.linalg.eigh(x.T @ x).eigenvectors[:, -1],
             "this is the eigenvector itself; its signs are what the flips can be read from",
         ),
+        (lambda x: sign(leading()(x)), SIGNS),
         (
             lambda x: (x.T @ x)[0] < 0,
             "this is one row of the second moments; the leading eigenvector weighs all of them",
@@ -55,7 +59,7 @@ def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
         (lambda x: x.mean(0) < 0, "this looks at averages; they need pictures that are bright or dark on the whole"),
         (lambda x: x[0] < 0, "one block is not enough: use the second moments of all"),
     ),
-    canonical=lambda flips: flips != flips[0],
+    canonical=lambda flips: flips != flips[0] if ((flips == 0) | (flips == 1)).all() else flips / flips[0],
 )
 def leading_flips(x: Tensor) -> Tensor:
     return leading()(x)
@@ -109,7 +113,7 @@ def wrong_reading(how: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
         (wrong_reading(lambda raw, r, v: (r, v)), "both are right, in the other order: give v first, then r"),
         (
             wrong_reading(lambda raw, r, v: (v, 1 - 2 * r.long())),
-            "these are the signs s, -1 where a pixel is flipped; r is 1 there, and 0 elsewhere",
+            SIGNS,
         ),
     ),
     rule=one_query,
