@@ -348,8 +348,21 @@ def test_a_second_query_is_noticed() -> None:
 
 
 def test_nearly_odd_is_not_odd() -> None:
-    result = check.normalize_levels(lambda p, L: 2 * (p.float() / (2**L - 1)) - 1)
-    assert "not exactly odd" in result.message
+    for nearly in (lambda p, L: 2 * (p.float() / (2**L - 1)) - 1, lambda p, L: 2 * p / (2**L - 1) - 1):
+        assert (
+            "the quotient by 2^L - 1 is rounded before its middle is subtracted"
+            in check.normalize_levels(nearly).message
+        )
+
+
+def test_a_mask_that_wraps_and_a_loop_that_overwrites_are_named() -> None:
+    def overwrites(blocks: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        for k in range(len(v)):
+            blocks[..., k] = blocks[..., v[k]]
+        return blocks
+
+    assert "a mask of 256 would be 0" in check.encrypt(lambda b, v, r: b[..., v] ^ (r * 256).to(torch.uint8)).message
+    assert "still to be read" in check.shuffle(overwrites).message
 
 
 def test_kinds_of_numbers_are_told_apart_where_it_matters() -> None:
@@ -385,7 +398,7 @@ def test_changed_input_is_noticed(name: str) -> None:
     takes_tensors = any(isinstance(x, torch.Tensor) for x in checker.inputs(torch.Generator())[0])
     result = checker(careless)
     assert bool(result) != takes_tensors
-    assert ("changed its input" in result.message) == takes_tensors
+    assert ("the numbers are right, but" in result.message) == ("changed its input" in result.message) == takes_tensors
 
 
 def test_message_says_which_call_is_wrong() -> None:
@@ -479,10 +492,10 @@ def test_numbers_that_a_type_can_not_hold_are_not_called_chance() -> None:
 
 
 def test_a_rounded_number_is_named_and_parts_may_be_stacked() -> None:
-    assert "is it rounded?" in check.largest_share(lambda n: round(check.largest_share.reference(n), 5)).message
-    assert (
-        "is it rounded?" in check.interval(lambda a, n: [round(x, 4) for x in check.interval.reference(a, n)]).message
-    )
+    near = ": another formula, or rounded?"
+    for share in (lambda n: round(check.largest_share.reference(n), 5), lambda n: 3 / (n + 3)):
+        assert check.largest_share(share).message.endswith(near)
+    assert check.interval(lambda a, n: [round(x, 4) for x in check.interval.reference(a, n)]).message.endswith(near)
     assert "not the number" in check.most_different(1907).message
     for stack in (torch.stack, lambda parts: np.stack([part.numpy() for part in parts])):
         assert check.relative_key(

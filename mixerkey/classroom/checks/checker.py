@@ -146,7 +146,7 @@ class Checker:
         reasons = [self._compare(result, self.reference(*case)) for result, case in zip(results, cases, strict=True)]
         if not any(reasons):
             if changed:
-                return _wrong(f"the result is, but {name} changed its input {changed}; work on a copy")
+                return _wrong(f"the numbers are right, but {name} changed its input {changed}; work on a copy")
             broken = next(filter(None, (self.rule(result, arguments) for result, arguments in left)), "")
             return _wrong(broken) if broken else Result(True, f"Right: {self.praise}")
         for wrong, message in self.mistakes:
@@ -244,7 +244,7 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
     if gap <= tolerance:
         return ""
     near = isinstance(got, float) and gap <= 1e-3 * max(1, abs(got))
-    return "this is near the number, but not it; is it rounded?" if near else "this is not the number"
+    return "this is near the number, but not it: another formula, or rounded?" if near else "this is not the number"
 
 
 def _tensors_differ(got: object, expected: Tensor, tolerance: float, dtypes: bool) -> str:

@@ -55,6 +55,13 @@ def blocks_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
     return cases
 
 
+def in_place(blocks: Tensor, v: Tensor) -> Tensor:
+    result = blocks.clone()
+    for k, place in enumerate(v):
+        result[..., k] = result[..., place]
+    return result
+
+
 @checker(
     lambda g: [(blocks, v) for blocks, v, _ in blocks_and_key(g)],
     "pixel k of each block is x(v_k), for blocks of every size, and the input is as it was.",
@@ -62,6 +69,10 @@ def blocks_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         (lambda blocks, v: blocks[..., v.argsort()], INVERSE),
         (lambda blocks, v: blocks, "nothing has moved"),
         (lambda blocks, v: blocks[..., v[v]], "this shuffles twice"),
+        (
+            in_place,
+            "each pixel is written over one that is still to be read; write the result into a new tensor",
+        ),
         (lambda blocks, v: blocks.flip(-1), "this reverses the pixels, whatever v is"),
     ),
     axes=LAST_AXIS,
@@ -87,7 +98,10 @@ def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
         ),
         (lambda blocks, v, r: blocks[..., v] ^ r, "XOR with 1 turns the last bit only; the mask is 255"),
         (lambda blocks, v, r: blocks[..., v] ^ full(~r), "this flips where r is 0"),
-        (lambda blocks, v, r: blocks[..., v], "the shuffle is right, the flips are missing"),
+        (
+            lambda blocks, v, r: blocks[..., v],
+            "the shuffle is right, the flips are missing; a mask of 256 would be 0 in uint8",
+        ),
         (lambda blocks, v, r: blocks ^ full(r), "the flips are there, the shuffle is missing"),
     ),
     axes=LAST_AXIS,
@@ -164,7 +178,7 @@ def which_message(image: Tensor, M: int) -> bool:
 
 
 NOT_ODD = (
-    "right on paper, but p / (2^L - 1) is rounded before 1/2 is subtracted, so it is not exactly odd; "
+    "right on paper, but the quotient by 2^L - 1 is rounded before its middle is subtracted, so it is not exactly odd; "
     "start with the whole number 2p - (2^L - 1)"
 )
 
