@@ -55,8 +55,8 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     """
     states = model.state_dict(keep_vars=True)  # also what hooks and get_extra_state put into it
     held = {id(tensor): (name, tensor) for name, tensor in [*reachable(states), *reachable(model, numbers=True)]}
-    new = [encrypted for _, encrypted in matrices]
-    parts = [(name, part) for name, tensor in held.values() for part in _real(_without(new, tensor))]
+    new = [part for _, encrypted in matrices for part in _real(encrypted)]
+    parts = [(name, part) for name, tensor in held.values() for part in _real(tensor)]
     parts = [(name, part) for name, part in parts if not any(_equal(part, encrypted) for encrypted in new)]
     for plain, _ in matrices:
         W = _real(plain)[0].flatten(1)
@@ -72,24 +72,11 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     return None
 
 
-def _without(new: list[Tensor], tensor: Tensor) -> Tensor:
-    """A vector of all that a storage holds, with zeros for the tensors that encryption put there."""
-    for encrypted in new:
-        whole = tensor.ndim == 1 and tensor.layout == encrypted.layout == torch.strided and tensor is not encrypted
-        if (
-            whole
-            and not tensor.is_meta
-            and tensor.untyped_storage().data_ptr() == encrypted.untyped_storage().data_ptr()
-        ):
-            tensor = tensor.detach().clone()
-            tensor.as_strided(encrypted.size(), encrypted.stride(), encrypted.storage_offset()).zero_()
-    return tensor
-
-
 def _equal(part: Tensor, encrypted: Tensor) -> bool:
     """Whether this is an encrypted tensor, or a copy of one, rounded perhaps."""
-    (e,) = _real(encrypted)[:1]
-    return part.numel() == e.numel() and bool((part.flatten() - e.flatten()).abs().max() <= 1e-2 * e.abs().max())
+    if part.numel() != encrypted.numel():
+        return False
+    return bool((part.flatten() - encrypted.flatten()).abs().max() <= 1e-2 * encrypted.abs().max())
 
 
 def _joined(parts: list[tuple[str, Tensor]], W: Tensor) -> list[tuple[str, Tensor]]:

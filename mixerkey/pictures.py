@@ -239,9 +239,14 @@ def convert_picture(
     """Take a picture, which must be a PNG if `png`, through a cipher to a PNG, unless it is there.
 
     Raises:
-        ValueError: it can't be read, its pixels alone do not hold it, or another picture is at `target`.
+        ValueError: it can't be read, its pixels alone do not hold it, the cipher does not take it, or another picture
+            is at `target`.
     """
-    image = cipher(read_picture(source, channels, exact=True, png=png))
+    plain = read_picture(source, channels, exact=True, png=png)
+    try:
+        image = cipher(plain)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     if not target.exists():
         with suppress(FileExistsError):  # another run was faster
             return write_picture(image, target, exclusive=True)
@@ -299,7 +304,5 @@ def convert_folder(
             convert_picture(name, out / name.relative_to(folder), channels, cipher, png=png)
             done += 1
         except (OSError, ValueError) as error:
-            text, place = one_line(error), out / name.relative_to(folder)
-            named = any(one_line(path) in text for path in (name, place))
-            failed.append(text if named else f"{one_line(name)}: {text}")
+            failed.append(one_line(error))
     return done, failed

@@ -201,7 +201,8 @@ def _convert(options: argparse.Namespace, cipher: Callable[[Tensor, BlockKey], T
         )
         print(f"{done} pictures are in {options.out}")
         if failed:
-            print(*failed[1:], sep="\n", end="\n" * (len(failed) > 1), file=sys.stderr)
+            for line in failed[1:]:
+                print(line, file=sys.stderr)
             raise ValueError(f"{len(failed)} are not, the first because {failed[0]}")
         return
     convert_picture(options.image, options.out, key.channels, lambda image: cipher(image, key), png=png)
