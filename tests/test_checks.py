@@ -330,7 +330,7 @@ def test_two_mistakes_in_one_list_are_both_explained() -> None:
     assert re.findall(r"look again at (\d)", said) == ["3", "4", "6", "7"]
     assert check.which_absorb([1, 1, 0, 0, 1, 0, 0, 1])
     assert re.findall(r"look again at (\d)", check.which_absorb([0, 1, 0, 0, 1, 0, 0, 0]).message) == ["1", "8"]
-    assert check.rows_by_hand([2, 4, 1, 7]).message == f"Not right: {check.rows_by_hand.mistakes[-1][1]}."
+    assert check.rows_by_hand([2, 4, 1, 7]).message == "Not right: the rows are right, the signs are missing."
 
 
 def test_text_in_place_of_true_and_false_is_named() -> None:
@@ -487,8 +487,29 @@ def test_numbers_that_a_type_can_not_hold_are_not_called_chance() -> None:
         said = check.matrix_from_weight(lambda weight, coarse=coarse: weight.flatten(1).T.to(coarse)).message
         assert said.endswith(f"the values differ: {coarse} can't hold them.")
     assert not check.matrix_from_weight(lambda weight: -weight.flatten(1).T.to(torch.int64)).message.endswith("them.")
-    wider = check.encrypt(lambda blocks, v, r: torch.where(r, ~blocks[..., v].long(), blocks[..., v])).message
-    assert wider.endswith("the values differ.")  # by 256, and int64 can hold them
+    for said in (  # by 256, and int64 can hold them
+        check.encrypt(lambda blocks, v, r: torch.where(r, ~blocks[..., v].long(), blocks[..., v])).message,
+        check.decrypt(lambda blocks, v, r: torch.where(r, ~blocks.long(), blocks)[..., v.argsort()]).message,
+    ):
+        assert "~p is that for uint8 only" in said
+
+
+@pytest.mark.parametrize("name", ["absorb", "recover_matrix", "relative_matrix"])
+def test_a_system_may_be_solved_in_float32_and_must_be_solved(name: str) -> None:
+    entry = FUNCTIONS[name]
+    for _ in range(10):
+        assert entry(lambda A, B: entry.reference(A.float(), B.float()))
+        assert entry(lambda A, B: entry.reference(A.float(), B.float()).double())  # no longer seen in its type
+        assert not entry(lambda A, B: entry.reference(A, B) * 1.001)
+        assert not entry(lambda A, B: entry.reference(A.half().double(), B.half().double()))
+
+
+def test_a_list_of_one_is_its_number_and_what_is_in_a_longer_one_is_said() -> None:
+    assert check.key_count([144])
+    assert check.receptive_field(lambda P, k, L: (check.receptive_field.reference(P, k, L),))
+    assert "expected a number, got list" in check.key_count([144, 24]).message
+    for absorbing, got in (([1, 2, 5, 8], "4"), ({1: True}, "dict")):
+        assert check.which_absorb(absorbing).message == f"Not right: expected 8 values, each True or False, got {got}."
 
 
 def test_a_rounded_number_is_named_and_parts_may_be_stacked() -> None:

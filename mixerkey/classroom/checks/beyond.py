@@ -41,6 +41,12 @@ def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         (lambda W1, W2, c2, order: (W1[:, order], W2, c2), "what goes out must be in the new order, too: W2 and c2"),
         (lambda W1, W2, c2, order: (W1, W2[order], c2[order]), "what comes in is in the new order: columns of W1"),
         (lambda W1, W2, c2, order: (W1[:, order], W2[order], c2), "the bias c2 belongs to places, too"),
+        (
+            lambda W1, W2, c2, order: (W1[:, order], W2[order], c2[order.argsort()]),
+            "W1 and W2 are right, c2 is in the inverse order",
+        ),
+        (lambda W1, W2, c2, order: (W1, W2, c2), "these are the weights as they were"),
+        (lambda W1, W2, c2, order: (W2[order], W1[:, order], c2[order]), "all three are right, but W1 comes first"),
     ),
     axes="order holds places: columns of W1, rows of W2 and entries of c2",
 )
@@ -71,14 +77,25 @@ def symmetries(h: int, w: int) -> int:
             "these are all orders; convolutions absorb those that keep neighbours together",
         ),
         (
-            lambda h, w: 1 if h == w == 1 else 4 if h == w else 2,
-            "these are the turns; a grid can be mirrored as well",
-        ),
-        (
             lambda h, w: 24 if h == w == 2 else symmetries(h, w),
             "a place of 2 × 2 is not beside the one across: of the 24 orders, 8 keep neighbours beside each other",
         ),
         (lambda h, w: 4, "a square also has quarter turns"),
+        *[
+            (
+                lambda h, w, one=one, row=row: one if h == w == 1 else row if min(h, w) == 1 else 4 if h == w else 2,
+                "these are the turns, or the mirror images; a grid has both",
+            )
+            for one in (1, 2, 4)
+            for row in (1, 2)
+        ],
+        (lambda h, w: symmetries(h, w) - 1, "to leave every place where it is counts, too"),
+        (lambda h, w: h * w * symmetries(h, w), "a shift moves places over the border, where a kernel meets zeros"),
+        (lambda h, w: h * w, "a shift moves places over the border, where a kernel meets zeros"),
+        (
+            lambda h, w: symmetries(h, w) if min(h, w) > 1 or h == w else 2 * symmetries(h, w),
+            "of a single row, or column, turns and mirror images are the same two orders",
+        ),
         (lambda h, w: 2 if min(h, w) == 1 else 8 if h == w else 4, "a single place has one order"),
     ),
 )

@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 
 from mixerkey.cipher import encrypt_images
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import normal, random_key, sign
+from mixerkey.classroom.checks.inputs import SIGNS, SOLVED, normal, random_key, sign
 from mixerkey.keys import Key
 
 
-def correlated(g: Generator, n: int, size: int) -> tuple[Tensor]:
-    """Normalised blocks whose pixels go together, though not each with each, with half of the signs turned."""
+def correlated(g: Generator, n: int, size: int, turned: int) -> tuple[Tensor]:
+    """Normalised blocks whose pixels go together, though not each with each, with so many signs turned."""
     averages, together = (torch.linspace(*ends, size, dtype=torch.float64) for ends in ((-0.2, 0.2), (0.5, 0.8)))
     together[:2] = 0.15  # of these two, one has another sign in each row of the second moments than in the eigenvector
     apart = 0.45 * (-1.0) ** torch.arange(size)
@@ -24,10 +24,7 @@ def correlated(g: Generator, n: int, size: int) -> tuple[Tensor]:
     x = factors @ torch.stack([together, apart])[:, order] + 0.2 * normal(g, n, size)
     x = x + averages[torch.randperm(size, generator=g)]
     x[0] = normal(g, size)  # or the first block alone might show the answer
-    return (torch.where(torch.randperm(size, generator=g) < size // 2, -x, x),)
-
-
-SIGNS = "these are the signs s, -1 where a pixel is flipped; r is 1 there, and 0 elsewhere"
+    return (torch.where(torch.randperm(size, generator=g) < turned, -x, x),)
 
 
 def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
@@ -38,14 +35,33 @@ def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
     return flips
 
 
+def halved(which: int) -> Callable[[Tensor], Tensor]:
+    """Half of the places by force: those above or below the middle of the leading eigenvector's entries."""
+
+    def flips(x: Tensor) -> Tensor:
+        entries = torch.linalg.eigh(x.T @ x).eigenvectors[:, -1]
+        return entries < entries.sort().values[len(entries) // 2 - which]
+
+    return flips
+
+
 @checker(
-    lambda g: [correlated(g, 300, 12), correlated(g, 500, 48), correlated(g, 999, 27)],
+    # Not half of them in the last, since that a key has half is a check, and no way to find them.
+    lambda g: [correlated(g, 300, 12, 6), correlated(g, 500, 48, 24), correlated(g, 999, 27, 9)],
     "the leading eigenvector tells which places were turned over, up to all of them at once.",
     (
         (
             leading(which=0),
             "eigh sorts its eigenvalues upwards: the leading eigenvector is the last column, not the first",
         ),
+        (leading(which=-2), "this is the second eigenvector from the end; the leading one is the last"),
+        *[
+            (
+                halved(which),
+                "this makes half of them flips whatever their signs; count them, as a check, but take the signs",
+            )
+            for which in (0, 1)
+        ],
         (leading(column=False), "the eigenvectors are the columns; this takes a row"),
         (
             lambda x: torch.linalg.eigh(x.T @ x).eigenvectors[:, -1],
@@ -103,12 +119,20 @@ def wrong_reading(how: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
             wrong_reading(lambda raw, r, v: (v.argsort(), r)),
             "place k of the answer says where it came from: this is v_k itself, not its inverse",
         ),
+        (
+            wrong_reading(lambda raw, r, v: (v.argsort(), r[v.argsort()])),
+            "this is the inverse key: it decrypts; place k of the answer says where it came from, v_k itself",
+        ),
+        (wrong_reading(lambda raw, r, v: (v + 1, r)), "places are counted from 0"),
         (wrong_reading(lambda raw, r, v: (raw, r)), "a flipped answer is 255 minus the place; turn it back"),
         (wrong_reading(lambda raw, r, v: (v, ~r)), "an answer above 127 was flipped: r_k = 1 there, not 0"),
-        (
-            wrong_reading(lambda raw, r, v: (v, r[v.argsort()])),
-            "r is indexed by encrypted place, as the answer is; do not move it back",
-        ),
+        *[
+            (
+                wrong_reading(moved),
+                "r is indexed by encrypted place, as the answer is; do not move it",
+            )
+            for moved in (lambda raw, r, v: (v, r[v.argsort()]), lambda raw, r, v: (v, r[v]))
+        ],
         (wrong_reading(lambda raw, r, v: (torch.where(r, 256 - raw, raw), r)), "a flip is 255 - p, not 256 - p"),
         (wrong_reading(lambda raw, r, v: (r, v)), "both are right, in the other order: give v first, then r"),
         (
@@ -140,7 +164,13 @@ def pairs(g: Generator, n: int, size: int) -> tuple[Tensor, Tensor]:
             lambda X, Y: (lambda u, s, v: u @ v)(*torch.linalg.svd(X.T @ Y, full_matrices=False)),
             "this is the best orthogonal matrix; T need not be orthogonal",
         ),
+        (lambda X, Y: X.T @ Y / len(X), "Xᵀ Y has the second moments of X in it: divide them out, (XᵀX)⁻¹ XᵀY"),
+        (
+            lambda X, Y: torch.linalg.lstsq(X, Y).solution.round(),
+            "this is rounded; T need not be a matrix of whole numbers",
+        ),
     ),
+    tolerance=SOLVED,
 )
 def recover_matrix(X: Tensor, Y: Tensor) -> Tensor:
     return torch.linalg.lstsq(X, Y).solution

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key
+from mixerkey.classroom.checks.inputs import BLOCKS, SIGNS, normal, random_key
 
 
 def ranks(u: Tensor) -> Tensor:
@@ -31,12 +31,19 @@ def ranks(u: Tensor) -> Tensor:
         ),
         (lambda u: ranks(u) > len(u) // 2, "ranks begin at 0, so this is one flip short where p_b is even"),
         (lambda u: ranks(u) >= len(u) // 2, "right for even p_b; for odd it flips half rounded up"),
+        *[
+            (lambda u, half=half: u < half(u), "these are the smallest numbers, and not always half of them")
+            for half in (torch.median, torch.mean)
+        ],
+        (lambda u: 1 - 2 * (ranks(u) >= len(u) - len(u) // 2).int(), SIGNS),
         (lambda u: ranks(u) < len(u) // 2, "these are the smallest numbers; the exercise asks for the largest"),
         *[
             (order, "argsort gives the order, not the ranks; a second argsort gives these")
             for order in (
                 lambda u: u.argsort() >= len(u) - len(u) // 2,
                 lambda u: u.argsort(descending=True) < len(u) // 2,
+                lambda u: u.argsort() < len(u) // 2,
+                lambda u: u.argsort() >= len(u) // 2,
             )
         ],
     ),
@@ -86,6 +93,7 @@ def offset(mean: float, deviation: float) -> float:
             lambda b, E, r, m, s: b - offset(m, s) / 2 * E[r].sum(0),
             "f(255 - p) + f(p) is (1 - 2 mean) / deviation; this takes away half of it",
         ),
+        (lambda b, E, r, m, s: b - (1 - 2 * m) * s * E[r].sum(0), "divide by the deviation, do not multiply"),
         (lambda b, E, r, m, s: -offset(m, s) * E[r].sum(0), "the old bias is lost"),
         (
             lambda b, E, r, m, s: b,

@@ -221,12 +221,15 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
     if isinstance(expected, list | tuple):
         if isinstance(got, Tensor | np.ndarray) and got.ndim:
             got = list(got)
+        of = f"{len(expected)} values" + (", each True or False" if isinstance(expected[0], bool) else "")
         if not isinstance(got, list | tuple):
-            return f"expected {len(expected)} values, got {_kind(got)}"
+            return f"expected {of}, got {_kind(got)}"
         if len(got) != len(expected):
-            return f"expected {len(expected)} values, got {len(got)}"
+            return f"expected {of}, got {len(got)}"
         reasons = [difference(*pair, tolerance, dtypes) for pair in zip(got, expected, strict=True)]
         return next((f"value {i} of {len(got)}: {reason}" for i, reason in enumerate(reasons, 1) if reason), "")
+    if isinstance(got, list | tuple) and len(got) == 1:
+        (got,) = got
     if isinstance(got, Tensor | np.ndarray | np.generic) and math.prod(got.shape) == 1:
         if tolerance and str(got.dtype).removeprefix("torch.") == "float32":
             tolerance += float(_room(expected))

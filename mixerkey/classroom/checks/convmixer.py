@@ -34,6 +34,11 @@ parameters = Value(
             "a layer has two batch normalisations, this counts one, or the biases of its two convolutions are missing",
         ),
         (count(*LARGE) - 1536, "the bias of the embedding is missing"),
+        *[(count(1536, L, *LARGE[2:]), f"this is for {L} layers; there are 20") for L in (19, 21)],
+        (count(1536, 20, 7, 9, 3, 1000), "P and k are exchanged: a patch is 7 × 7, a kernel 9 × 9"),
+        (count(*LARGE[:4], 1, 1000), "an image has three channels"),
+        (count(*LARGE[:5], 10), "there are 1,000 classes"),
+        (51.6, "these are millions; give the number, with all its digits"),
         (
             count(*LARGE) - 20 * 1536,
             "a layer has two convolutions with a bias each, and two normalisations with an offset each; one is missing",
@@ -57,6 +62,23 @@ parameters = Value(
         (lambda P, k, L: P * (1 + L * k), "a layer adds k - 1 patches, not k: the middle of the kernel is not new"),
         (lambda P, k, L: P * L * (k - 1), "before the first layer a position sees its own patch: add it"),
         (lambda P, k, L: P * (1 + (L - 1) * (k - 1)), "the first layer looks around as well: there are L of them"),
+        (lambda P, k, L: P * L * k, "the kernels of two layers overlap: the next one adds k - 1 patches, not k"),
+        (lambda P, k, L: L * k, "a layer adds k - 1 patches, not k, and each patch is P pixels wide"),
+        (lambda P, k, L: P * k, "this is one layer; there are L of them"),
+        (
+            lambda P, k, L: P * k + (L - 1) * (k - 1),
+            "behind every layer a step is P pixels wide, not behind the first alone",
+        ),
+        (
+            lambda P, k, L: P + sum((k - 1) * P**layer for layer in range(1, L + 1)),
+            "the embedding alone has a stride of P; in the layers the stride is 1, so their steps stay P pixels wide",
+        ),
+        (
+            lambda P, k, L: P * (1 + (L + 1) * (k - 1)),
+            "the embedding sees its own patch; only the L layers look around",
+        ),
+        (lambda P, k, L: P * L * (k // 2), "this is how far it looks to one side; add the other, and the patch itself"),
+        (lambda P, k, L: (P * (1 + L * (k - 1))) ** 2, "this is the area of the field; its width is asked for"),
         (lambda P, k, L: P * k**L, "the field grows by the same amount with each layer; it does not multiply"),
         (lambda P, k, L: P * (1 + L * (k // 2)), "the kernel looks k // 2 patches to both sides, this counts one side"),
     ),
@@ -75,9 +97,29 @@ def normalised_over(*axes: int, unbiased: bool = False, eps: float = 1e-5) -> Ca
     return norm
 
 
-def eps_outside(z: Tensor) -> Tensor:
-    deviation, mean = torch.std_mean(z, (0, 2, 3), correction=0, keepdim=True)
-    return (z - mean) / (deviation + 1e-5)
+def by_deviation(unbiased: bool, eps: float) -> Callable[[Tensor], Tensor]:
+    """With eps added to the root."""
+
+    def norm(z: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(z, (0, 2, 3), correction=int(unbiased), keepdim=True)
+        return (z - mean) / (deviation + eps)
+
+    return norm
+
+
+def evaluated(passes: int) -> Callable[[Tensor], Tensor]:
+    """A layer in eval(), after so many passes in training mode, each with a momentum of 0.1."""
+
+    def norm(z: Tensor) -> Tensor:
+        layer = torch.nn.BatchNorm2d(z.shape[1], dtype=z.dtype)
+        for _ in range(passes):
+            layer(z)
+        return layer.eval()(z).detach()
+
+    return norm
+
+
+EVALUATED = "this takes the layer's running mean and variance, as in eval(); in training those of the batch count"
 
 
 @checker(
@@ -99,7 +141,16 @@ def eps_outside(z: Tensor) -> Tensor:
             (normalised_over(0, 2, 3, eps=eps), "eps is another one: it is 1e-5 here, as in PyTorch")
             for eps in (1e-3, 1e-4, 1e-6, 1e-8)
         ],
-        (eps_outside, "eps is added to the root; it belongs under it, to the variance"),
+        (by_deviation(False, 1e-5), "eps is added to the root; it belongs under it, to the variance"),
+        *[
+            (by_deviation(True, eps), "std() divides by n - 1, normalising by n; and eps belongs under the root")
+            for eps in (0.0, 1e-5)
+        ],
+        *[(evaluated(passes), EVALUATED) for passes in (0, 1)],
+        (
+            lambda z: z / (z.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt(),
+            "the root is right; take the channel's mean away before you divide",
+        ),
         (lambda z: z - z.mean((0, 2, 3), keepdim=True), "the mean is gone, the division by the root is missing"),
         (
             lambda z: (z - z.mean((0, 2, 3), keepdim=True)) / (z.var((0, 2, 3), correction=0, keepdim=True) + 1e-5),
@@ -142,6 +193,10 @@ CHANNELS = "ij,jab->iab"
         (mixed(CHANNELS, lambda u: u * (1 + (u / 2**0.5).erf())), "GELU has a factor 1/2: Φ lies between 0 and 1"),
         (mixed(CHANNELS, lambda u: (1 + (u / 2**0.5).erf()) / 2), "this is Φ(u); GELU is u times it"),
         (mixed(CHANNELS, F.relu), "this is ReLU; GELU lets a little of negative numbers pass"),
+        (
+            lambda z, W: z + F.gelu(torch.einsum(CHANNELS, W, z)),
+            "this adds the input; the residual goes around the depthwise convolution",
+        ),
         (mixed(CHANNELS, lambda u: u), "the channels are mixed, the activation is missing"),
         (
             lambda z, W: torch.einsum(CHANNELS, W, F.gelu(z)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log
+from math import log, log10
 
 from mixerkey.classroom.checks.checker import Value, checker
 from mixerkey.classroom.checks.inputs import draw
@@ -17,6 +17,11 @@ most_different = Value(
         (0, "equal accuracies do not mean equal answers"),
         *[(share, "this is a share of the images; give their number") for share in (0.1908, 19.08)],
         (9046, "where both are right they agree; look at the images on which one is wrong"),
+        (477, "each errs on all of its 954 images, and the other can be right on every one of these"),
+        (908, "a thousand is lost on the way: both err on 954 images, and these can be different ones"),
+        (1726, "mistakes that do not depend on each other would give this on average; the most is asked for"),
+        (1817, "here one or both are wrong if mistakes do not depend on each other; the most is asked for"),
+        (8092, "on so many images both are right at least; on the others one can be wrong"),
         (10000, "where both are right they agree; look at the images on which one is wrong"),
     ),
 )
@@ -53,6 +58,19 @@ def clipped(right: int, total: int) -> tuple[float, float]:
     return max(low, 0.0), min(high, 1.0)
 
 
+def agresti_coull(right: int, total: int) -> tuple[float, float]:
+    """The naive interval about Wilson's middle."""
+    square = 1.959964**2
+    n, share = total + square, (right + square / 2) / (total + square)
+    half = (square * share * (1 - share) / n) ** 0.5
+    return share - half, share + half
+
+
+def middle_and_half(right: int, total: int) -> tuple[float, float]:
+    low, high = confidence_interval(right, total)
+    return (low + high) / 2, (high - low) / 2
+
+
 def about_share(right: int, total: int) -> tuple[float, float]:
     """Wilson's width about the measured share."""
     low, high = confidence_interval(right, total)
@@ -77,8 +95,16 @@ def about_share(right: int, total: int) -> tuple[float, float]:
         (wilson(1.959964**0.5), "q enters as its square: e = q² / n"),
         (wald(power=1.0), "the variance is not the standard error; take the root"),
         (wilson(1.0), "this is one standard error; 95 % needs q = 1.96"),
-        (wilson(1.644854), "q = 1.645 leaves 5 % on each side; of 95 % in the middle, 2.5 % are left on each"),
-        (wilson(2.575829), "q = 2.576 is for 99 %"),
+        *[
+            (wilson(q), "q = 1.645 leaves 5 % on each side; of 95 % in the middle, 2.5 % are left on each")
+            for q in (1.644854, 1.645, 1.64)
+        ],
+        *[(wilson(q), "q = 2.576 is for 99 %") for q in (2.575829, 2.576, 2.58)],
+        (
+            agresti_coull,
+            "this is Wald's interval for q² / 2 more of each (Agresti and Coull); Wilson's solves for p itself",
+        ),
+        (middle_and_half, "these are the middle and the half width; give the two bounds"),
         (lambda right, total: tuple(100 * p for p in confidence_interval(right, total)), "give shares, not percent"),
         (lambda right, total: tuple(total * p for p in confidence_interval(right, total)), "give shares, not counts"),
         (lambda right, total: confidence_interval(right, total)[::-1], "the lower bound comes first"),
@@ -96,6 +122,11 @@ def interval(right: int, total: int) -> tuple[float, float]:
         (lambda n: 3 / n, "3 / n is the rule of thumb, near the bound; the bound itself solves (1 - p)^n = 0.05"),
         (lambda n: -log(0.05) / n, "this is near the bound, as 3 / n is; the bound itself solves (1 - p)^n = 0.05"),
         (lambda n: 100 * (1 - 0.05 ** (1 / n)), "give the share, not percent"),
+        (lambda n: n * (1 - 0.05 ** (1 / n)), "give the share, not n times it"),
+        (lambda n: -log10(0.05) / n, "this has the logarithm to base 10; the bound itself solves (1 - p)^n = 0.05"),
+        (lambda n: 0.05 / n, "this shares 5 % out among n tests; solve (1 - p)^n = 0.05 instead"),
+        (lambda n: 1 - 0.05**n, "take the n-th root of 0.05, not its n-th power"),
+        (lambda n: 1 - 0.95**n, "this is the chance to meet a key if 5 % are good; the share is what is asked for"),
         (lambda n: 1 / n, "1 / n would be the share if one key had been good; none was"),
         (lambda n: 0.0, "that none was seen does not mean that there are none"),
         (lambda n: 1 - 0.95 ** (1 / n), "n failures should have a chance of 5 %, here they have one of 95 %"),

@@ -56,7 +56,18 @@ def run_on(mirrored: bool) -> Callable[[Tensor, int, int], Tensor]:
     "row i says where the unit vector of position i goes, around the edges too.",
     (
         (toeplitz(circular=False), "this pads with zeros; on a ring, what leaves on one side comes in on the other"),
-        (toeplitz(mirrored=True), "this is the transpose: the output is z times A, so row i belongs to input i"),
+        (
+            toeplitz(mirrored=True),
+            "this is the transpose (row i must belong to input i, as the output is z times A), or the kernel is turned "
+            "over, as in a convolution of mathematics: torch's conv2d lays it on as it is",
+        ),
+        *[
+            (
+                lambda kernel, h, w, axis=axis: toeplitz()(kernel.flip(axis), h, w),
+                "the kernel is mirrored in one direction",
+            )
+            for axis in (0, 1)
+        ],
         *[
             (cornered(turn), "the middle of the kernel belongs to the position itself, not a corner: mind k // 2")
             for turn in (1, -1)

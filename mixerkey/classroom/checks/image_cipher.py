@@ -18,6 +18,7 @@ BACKWARDS = (
     "here place k is filled from v_k, then flipped where r_k = 1"
 )
 LAST_AXIS = "the pixels of a block are the last axis of blocks"
+WIDER = "255 - p is meant: ~p is that for uint8 only, of any wider number it is -1 - p"
 NO_SIGN = "only a normalised pixel changes its sign; an 8-bit pixel p becomes 255 - p"
 
 block_by_hand = Value(
@@ -29,7 +30,10 @@ block_by_hand = Value(
         ([250, -100, 5, -200], NO_SIGN),
         ([5, 155, 5, 200], "this flips before it shuffles; r_k belongs to the encrypted place k"),
         ([250, 156, 5, 56], "a flip is 255 - p, not 256 - p: all eight bits turn over"),
+        ([250, -101, 5, -201], WIDER),
         ([250, 100, 5, 200], "the shuffle is right, the flips are missing"),
+        ([5, 155, 200, 5], "the flips are there, the shuffle is missing"),
+        ([5, 100, 250, 200], "this flips where r is 0"),
     ),
 )
 
@@ -41,6 +45,11 @@ key_count = Value(
         (6, "these are the choices of flips alone. Each goes with every permutation"),
         (384, "this allows any flips; a key flips exactly half of the pixels, step B2"),
         (30, "the choices are independent: multiply, do not add"),
+        (96, "two of four places can be chosen in 6 ways, not 4"),
+        (16, "these are all flips, balanced or not, and no permutations; a key has both, and flips exactly half"),
+        (2304, "this has all 2^4 flips in it besides the 6 that there are"),
+        (288, "this counts the two flipped places in both orders; it does not matter which is named first"),
+        (576, "the flips are no second permutation: only which two places are flipped counts, and that is 6 choices"),
     ),
 )
 
@@ -96,6 +105,15 @@ def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
             lambda blocks, v, r: torch.where(r, 256 - blocks[..., v].int(), blocks[..., v]).to(torch.uint8),
             "a flip is 255 - p, not 256 - p: all eight bits turn over",
         ),
+        (lambda blocks, v, r: torch.where(r, ~blocks[..., v].int(), blocks[..., v]), WIDER),
+        (
+            lambda blocks, v, r: torch.where(r, 1 - blocks[..., v], blocks[..., v]),
+            "1 - p flips a pixel between 0 and 1; of 8 bits it is 255 - p",
+        ),
+        (
+            lambda blocks, v, r: torch.where(r, 255 - blocks[..., v], blocks[..., v]) / 255,
+            "this divides by 255; encrypted pixels are whole numbers from 0 to 255",
+        ),
         (lambda blocks, v, r: blocks[..., v] ^ r, "XOR with 1 turns the last bit only; the mask is 255"),
         (lambda blocks, v, r: blocks[..., v] ^ full(~r), "this flips where r is 0"),
         (
@@ -127,6 +145,11 @@ def encrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
             "the flips are undone, but the pixels are shuffled once more; send them back with v.argsort()",
         ),
         (lambda blocks, v, r: blocks[..., v] ^ full(r), "this encrypts a second time"),
+        (lambda blocks, v, r: torch.where(r, ~blocks.int(), blocks)[..., v.argsort()], WIDER),
+        (
+            lambda blocks, v, r: (blocks ^ full(r))[..., v.flip(0)],
+            "v from right to left does not undo it; the inverse is v.argsort()",
+        ),
         (lambda blocks, v, r: blocks[..., v.argsort()], "the pixels are back, the flips are still there"),
         (lambda blocks, v, r: blocks ^ full(r), "the flips are undone, the pixels have not moved"),
     ),
@@ -207,6 +230,8 @@ def exactly_odd(result: Any, arguments: tuple) -> str:
         ),
         (lambda p, L: (2 * p - 2**L).float() / 2**L, "the middle of 0 and 2^L - 1 is not 2^(L-1)"),
         (lambda p, L: (2 * p - 2**L + 1).float() / 2**L, "the largest level is 2^L - 1, so divide by that"),
+        (lambda p, L: (2 * p - (2 ^ L - 1)).float() / (2 ^ L - 1), "in Python 2^L is XOR; the power is 2**L"),
+        (lambda p, L: (2 * p - (2**L - 1)) // (2**L - 1), "// rounds down to whole numbers; divide by /"),
         (lambda p, L: (2 * p - 255).float() / 255, "255 is for 8 bits; here the largest level is 2^L - 1"),
         (lambda p, L: -(2 * p - 2**L + 1).float() / (2**L - 1), "dark must become -1, not 1"),
     ),

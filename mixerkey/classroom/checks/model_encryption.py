@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from mixerkey.classroom.checks.checker import Value, checker
-from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key, sign
+from mixerkey.classroom.checks.inputs import BLOCKS, SOLVED, normal, random_key, sign
 from mixerkey.keys import Key
 
 TRANSPOSED = "this is the transpose of E1: row k must be row v_k of E, not E's row k at v_k"
@@ -22,6 +22,9 @@ rows_by_hand = Value(
         ([-3, 1, 4, -2], INVERSE),
         ([-2, 4, 1, -3], "this negates before it moves, or where r_k is 0; s_k belongs to the new row k"),
         ([2, 4, 1, 3], "the rows are right, the signs are missing"),
+        ([1, -2, -3, 4], "the signs are there, but no row has moved"),
+        ([3, 1, 4, 2], "this is the transpose, and the signs are missing"),
+        ([2, 251, 254, 3], "255 - p is for pixels; rows of E belong to normalised ones, so a flip is a minus"),
     ),
 )
 
@@ -46,6 +49,21 @@ def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         (lambda E, v, r: E[v], "the rows are right, the signs are missing"),
         (lambda E, v, r: sign(r)[:, None] * E, "the signs are there, but no row has moved"),
         (lambda E, v, r: -sign(r)[:, None] * E[v], "this negates where r is 0"),
+        *[
+            (
+                lambda E, v, r, top=top: torch.where(r[:, None], top - E[v], E[v]),
+                f"{top} - p is for pixels; E meets normalised ones, so a flip is a minus",
+            )
+            for top in (1, 255)
+        ],
+        (
+            lambda E, v, r: r[:, None] * E[v],
+            "r is 0 where nothing is flipped, and such rows must stay; the sign is 1 - 2r",
+        ),
+        (
+            lambda E, v, r: -(r.double()[:, None]) * E[v],
+            "r is 0 where nothing is flipped, and such rows must stay; the sign is 1 - 2r",
+        ),
     ),
     axes="the rows of E are its first axis",
 )
@@ -72,7 +90,7 @@ def invertible(g: Generator, size: int, d: int) -> tuple[Tensor, Tensor]:
         (lambda T, E: T.inverse().T @ E, "this is the transpose of the inverse; the inverse itself meets T"),
         (lambda T, E: E, "this is E itself, which expects x and not xT"),
     ),
-    tolerance=1e-8,
+    tolerance=SOLVED,
 )
 def absorb(T: Tensor, E: Tensor) -> Tensor:
     return torch.linalg.solve(T, E)

@@ -11,17 +11,23 @@ from mixerkey.classroom.checks.checker import checker
 from mixerkey.classroom.checks.inputs import normal
 
 
-def permuted(*order: int) -> Callable[[Tensor, int, int, int, int], Tensor]:
-    """Patches back to an image by this permute; right with (2, 0, 3, 1, 4)."""
+def permuted(*order: int, lying: bool = False) -> Callable[[Tensor, int, int, int, int], Tensor]:
+    """Patches back to an image by this permute; right with (2, 0, 3, 1, 4). `lying` takes the grid to be W/P × H/P."""
 
     def image(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
-        return flat.reshape(H // P, W // P, C, P, P).permute(order).reshape(C, H, W)
+        grid = (W // P, H // P) if lying else (H // P, W // P)
+        return flat.reshape(*grid, C, P, P).permute(order).reshape(C, H, W)
 
     return image
 
 
 def unpatch_channels_last(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
     return flat.reshape(H // P, W // P, P, P, C).permute(4, 0, 2, 1, 3).reshape(C, H, W)
+
+
+GRID = "height and width are exchanged: the grid has H/P rows of W/P patches"
+DOWN = "this lays the patches column by column; they are numbered row by row"
+SIDE = "this is the picture on its side: its rows have become columns"
 
 
 @checker(
@@ -38,6 +44,17 @@ def unpatch_channels_last(flat: Tensor, C: int, H: int, W: int, P: int) -> Tenso
         ),
         (permuted(2, 0, 1, 3, 4), "the rows of a patch must go between those of its neighbours: (C, H/P, P, W/P, P)"),
         (permuted(2, 0, 4, 1, 3), "rows and columns within a patch are exchanged"),
+        (permuted(2, 0, 3, 1, 4, lying=True), GRID),
+        (lambda flat, C, H, W, P: permuted(2, 0, 3, 1, 4)(flat, C, W, H, P), GRID),
+        (permuted(2, 1, 3, 0, 4), DOWN),
+        (permuted(2, 1, 3, 0, 4, lying=True), DOWN),
+        (permuted(2, 1, 4, 0, 3), SIDE),
+        (lambda flat, C, H, W, P: permuted(2, 0, 3, 1, 4)(flat, C, H, W, P).mT, SIDE),
+        (permuted(4, 3, 2, 1, 0), "this reverses all axes; permute by (2, 0, 3, 1, 4)"),
+        (
+            lambda flat, C, H, W, P: permuted(2, 0, 3, 1, 4)(flat, C, H, W, P).permute(1, 2, 0),
+            "the picture is right, with its channels last; they come first",
+        ),
         (lambda flat, C, H, W, P: flat.reshape(C, H, W), "reshape alone keeps the order of the numbers; permute first"),
         (unpatch_channels_last, "a flattened patch is in the order (channel, row, column), not (row, column, channel)"),
     ),
@@ -60,6 +77,14 @@ def unpatch(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
             "reshape to (p_b, d) cuts the numbers anew; reshape to (d, p_b), then transpose",
         ),
         (lambda weight: weight.mT.flatten(1).T, "rows and columns of the kernels are exchanged"),
+        (
+            lambda weight: weight.permute(3, 2, 1, 0).flatten(0, 2),
+            "this reverses all axes, so its rows are in the order (column, row, channel)",
+        ),
+        (
+            lambda weight: weight.flip(2, 3).flatten(1).T,
+            "the kernels are turned over; torch's convolution does not do that",
+        ),
     ),
 )
 def matrix_from_weight(weight: Tensor) -> Tensor:

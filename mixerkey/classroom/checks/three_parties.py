@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import BLOCKS, normal, random_key, sign
+from mixerkey.classroom.checks.inputs import BLOCKS, SOLVED, normal, random_key, sign
 from mixerkey.keys import Key, SignedPermutation
 
 
@@ -52,6 +52,11 @@ def places(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple]:
             "the order is exchanged: first undo the old key, then apply the new, v_old.argsort()[v_new]",
         ),
         (places(lambda old, new: old[new.argsort()]), "this undoes the new key; it is the old one that must be undone"),
+        (
+            lambda v_old, r_old, v_new, r_new: (v_new, r_new),
+            "this is the new key itself, for plain images; these here have the old key on them",
+        ),
+        (places(lambda old, new: new - old), "permutations are not subtracted; undo the old one by v_old.argsort()"),
         (places(lambda old, new: old[new]), NOT_UNDONE),
         (places(lambda old, new: new[old]), NOT_UNDONE),
         (
@@ -110,7 +115,7 @@ def two_models(g: Generator, size: int, d: int) -> tuple[Tensor, Tensor]:
             "the factors are exchanged: this is (d, d), and R acts on the p_b pixels",
         ),
     ),
-    tolerance=1e-6,
+    tolerance=SOLVED,
 )
 def relative_matrix(E_a: Tensor, E_b: Tensor) -> Tensor:
     return E_a @ torch.linalg.pinv(E_b)

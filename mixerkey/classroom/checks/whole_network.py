@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 
 import torch
 from torch import Generator, Tensor
@@ -24,9 +25,29 @@ def from_counts(how: Callable[[int, int, int], float]) -> Callable[[Tensor, Tens
     return lambda a, b: how(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
 
 
-def unpaired(a: Tensor, b: Tensor) -> float:
+mcnemar = from_counts(lambda m, n, images: (m - n) / (m + n) ** 0.5)
+
+
+def unpaired(a: Tensor, b: Tensor, correction: int = 0) -> float:
     p, q, n = a.double().mean().item(), b.double().mean().item(), len(a)
-    return (p - q) / ((p * (1 - p) + q * (1 - q)) / n) ** 0.5
+    return (p - q) / ((p * (1 - p) + q * (1 - q)) / (n - correction)) ** 0.5
+
+
+def corrected(a: Tensor, b: Tensor) -> float:
+    return unpaired(a, b, correction=1)
+
+
+def pooled(a: Tensor, b: Tensor) -> float:
+    p, q, n = a.double().mean().item(), b.double().mean().item(), len(a)
+    return (p - q) / ((p + q) * (1 - (p + q) / 2) / n) ** 0.5
+
+
+def p_value(score: Callable[[Tensor, Tensor], float], sides: int = 2) -> Callable[[Tensor, Tensor], float]:
+    """By the normal distribution."""
+    return lambda a, b: sides * NormalDist().cdf(-abs(score(a, b)))
+
+
+APART = "this compares two shares as if each network had images of its own; here they share them"
 
 
 @checker(
@@ -37,10 +58,26 @@ def unpaired(a: Tensor, b: Tensor) -> float:
     ],
     "only the images on which one network is right and the other wrong tell the two apart.",
     (
+        *[(score, APART) for score in (unpaired, corrected, pooled)],
+        *[
+            (p_value(score, sides), f"this is a p-value, of another test: {APART}")
+            for score in (unpaired, corrected, pooled)
+            for sides in (2, 1)
+        ],
+        *[
+            (
+                p_value(mcnemar, sides),
+                "this is the p-value; give χ itself, which has a sign",
+            )
+            for sides in (2, 1)
+        ],
         (
-            unpaired,
-            "this compares two shares as if each network had images of its own; here they share them",
+            lambda a, b: (
+                (a.double() - b.double()).mean().item() / (a.double() - b.double()).std().item() * len(a) ** 0.5
+            ),
+            "this is Student's t of the differences; here the spread is not measured, it is that of m + n coins",
         ),
+        (from_counts(lambda b, c, n: b - c), "this is m - n; divide by its standard deviation, the root of m + n"),
         (from_counts(lambda b, c, n: (c - b) / (b + c) ** 0.5), "the sign is reversed: positive where a is better"),
         (
             from_counts(lambda b, c, n: abs(b - c) / (b + c) ** 0.5),
@@ -60,8 +97,12 @@ def unpaired(a: Tensor, b: Tensor) -> float:
             from_counts(lambda b, c, n: (abs(b - c) - 1) / (b + c) ** 0.5),
             "this has a continuity correction, and no sign; leave both out",
         ),
+        (
+            from_counts(lambda b, c, n: (abs(b - c) - 1) ** 2 / (b + c)),
+            "this is McNemar's χ² with a continuity correction; leave that out, and take the root, with its sign",
+        ),
     ),
     tolerance=1e-5,  # a float32 may have become a number
 )
 def paired(a: Tensor, b: Tensor) -> float:
-    return from_counts(lambda only_a, only_b, n: (only_a - only_b) / (only_a + only_b) ** 0.5)(a, b)
+    return mcnemar(a, b)
