@@ -163,7 +163,21 @@ def large(browser: Browser, site: str) -> Iterator[Locator]:
     window.close()
 
 
-@pytest.mark.parametrize("text", ["51625960", "51,625,960", " 51 625 960 parameters", "51'625'960", "51,625,960."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "51625960",
+        "51,625,960",
+        " 51 625 960 parameters",
+        "51'625'960",
+        "51,625,960.",
+        "51.625.960",
+        "５１６２５９６０",
+        "5.162596e7",
+        "51.62596 million",
+        "51,62596 Millionen",
+    ],
+)
 def test_a_number_may_be_written_in_any_usual_way(large: Locator, text: str) -> None:
     large.locator(".answer input").fill(text)
     expect(large.locator("output")).to_be_empty()
@@ -175,6 +189,21 @@ def test_a_number_may_be_written_in_any_usual_way(large: Locator, text: str) -> 
     ("page", "label", "text", "said"),
     [
         ("model-encryption", "ex-me-which", "1 1 0 0 1 0 0 1", ["Right: what counts"]),
+        ("model-encryption", "ex-me-which", "TTFFTFFT", ["Right: what counts"]),
+        ("model-encryption", "ex-me-which", "yes, yes, no, no, yes, no, no, yes", ["Right: what counts"]),
+        ("model-encryption", "ex-me-which", "1, 2, 5, 8", ["and 1 found; one for each question, in turn."]),
+        ("experiments", "ex-nearly-right", "1,128 and 576", ["Right:"]),
+        ("experiments", "ex-nearly-right", "2.256; 576", ["half of the first"]),
+        ("whole-network", "ex-wn-standard-error", "0,3", ["Right:"]),
+        ("whole-network", "ex-wn-standard-error", ".3 points", ["Right:"]),
+        ("whole-network", "ex-wn-standard-error", "0,003", ["this is the share"]),
+        ("convmixer", "ex-convmixer-large", "51.6 million", ["this is rounded; give it with all its digits."]),
+        (
+            "patch-embedding",
+            "ex-patch-shapes",
+            "14 × 14 = 196, 768",
+            ["2 numbers are asked for, and 4 found; write them"],
+        ),
         (
             "model-encryption",
             "ex-me-which",
@@ -184,7 +213,7 @@ def test_a_number_may_be_written_in_any_usual_way(large: Locator, text: str) -> 
         ("patch-embedding", "ex-patch-shapes", "14, 256", ["a side has 14 patches", "; a patch has three channels."]),
     ],
 )
-def test_two_mistakes_are_both_explained(
+def test_answers_are_read_as_they_are_written_and_each_mistake_is_explained(
     browser: Browser, site: str, page: str, label: str, text: str, said: list[str]
 ) -> None:
     window = browser.new_page()

@@ -1,30 +1,45 @@
 /** Answers to exercises: typed, and judged in the page. Nothing is sent; what is kept is that the exercise is done. */
 
-/** The numbers of a text, or its words true and false where these are asked; if there are none, each 1 and 0 is one. */
-function read(text, right) {
+const NUMBER = /(-?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?)(\s*mi(?:llion|o\b))?/gi;
+
+/** The ways to read a text: numbers as they stand, with gaps between thousands, with a decimal comma; or true and false. */
+function readings(text, right) {
+  const plain = text.normalize("NFKC").replace(/[−–]/g, "-");
   if (typeof right[0] === "boolean") {
-    return (text.match(/\b(true|false|t|f)\b/gi) ?? text.match(/\b[01]\b/g) ?? []).map((word) => /^[t1]/i.test(word));
+    const bare = plain.replace(/[\s,;]/g, "");
+    const words = /^([tf]+|[01]+)$/i.test(bare) ? [...bare] : plain.match(/\b(true|false|t|f|yes|no)\b/gi) ?? plain.match(/\b[01]\b/g);
+    return [(words ?? []).map((word) => /^[ty1]/i.test(word))];
   }
-  const plain = text.replace(/[−–]/g, "-");
-  const one = right.length === 1 ? plain.replace(/(?<=\d)[,'’\s](?=\d{3})/g, "") : plain; // thousands
-  return (one.match(/-?\d+(\.\d+)?/g) ?? []).map(Number);
+  const thousands = plain.replace(/(?<=\d)[,'’\s](?=\d{3}(?!\d))/g, "");
+  const comma = plain.replace(/(?<=\d)[.'’\s](?=\d{3}(?!\d))/g, "").replace(/(?<=\d),(?=\d)/g, ".");
+  return [plain, thousands, comma].map((form) =>
+    [...form.matchAll(NUMBER)].map(([, digits, million]) => Number(digits) * (million ? 1e6 : 1)));
 }
 
 const same = (given, wanted, within) =>
   given.every((value, k) => (typeof value === "boolean" ? value === wanted[k] : Math.abs(value - wanted[k]) <= within));
 
+/** What the mistakes of an answer are, one for all its values or several beside others. */
+function explained(given, { right, mistakes, within }) {
+  const whole = mistakes.find(([wrong]) => same(given, wrong, within));
+  if (whole) return [whole[1]];
+  if (right.length === 1 && [2, 3, 4, 5, 6].some((digits) => Number(right[0].toPrecision(digits)) === given[0])) {
+    return ["this is rounded; give it with all its digits"];
+  }
+  return mistakes.filter(([wrong]) =>
+    same(given, given.map((value, k) => (wrong[k] === right[k] ? value : wrong[k])), within)).map(([, words]) => words);
+}
+
 /** Whether an answer is right, and what is to be said of it. */
 function judge(text, { right, praise, mistakes, within = 0 }) {
-  const given = read(text, right), count = right.length, kind = typeof right[0] === "boolean" ? "True or False" : "number";
-  if (given.length !== count) {
-    const asked = count > 1 ? `${count} ${kind === "number" ? "numbers are" : "times True or False is"}` : "one number is";
-    return [false, `Not yet: ${asked} asked for, and ${given.length || "none"} found.`];
+  const count = right.length, all = readings(text, right), fitting = all.filter((given) => given.length === count);
+  if (!fitting.length) {
+    const [asked, form] = typeof right[0] === "boolean" ? [`${count} times True or False is`, "one for each question, in turn"]
+      : count > 1 ? [`${count} numbers are`, "write them with commas between"] : ["one number is", "write it alone, as 1234.5"];
+    return [false, `Not yet: ${asked} asked for, and ${all[0].length || "none"} found; ${form}.`];
   }
-  if (same(given, right, within)) return [true, `Right: ${praise}`];
-  const whole = mistakes.find(([wrong]) => same(given, wrong, within));
-  const made = whole ? [whole] : mistakes.filter(([wrong]) =>
-    same(given, given.map((value, k) => (wrong[k] === right[k] ? value : wrong[k])), within)); // beside others
-  const why = made.map(([, words]) => words).join("; ");
+  if (fitting.some((given) => same(given, right, within))) return [true, `Right: ${praise}`];
+  const why = fitting.map((given) => explained(given, { right, mistakes, within })).find((said) => said.length)?.join("; ");
   return [false, `Not right${why ? `: ${why}.` : ". Try again, or unfold the solution."}`];
 }
 
