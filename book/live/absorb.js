@@ -1,9 +1,14 @@
 /** Which network absorbs which change of a picture, where, and why: what encrypt_model takes, which a test compares. */
 import { make } from "./live.js";
 
-export const PARTS = ["patch embedding", "positions or mixing", "kernels"];
+export const PARTS = {
+  "ConvMixer": ["patch embedding", "kernels"],
+  "ViT": ["patch embedding", "positions"],
+  "MLP-Mixer": ["patch embedding", "token mixing"],
+  "3 × 3 convolutions": ["kernels"],
+};
 
-// For each network and change: the numbers of the parts that change, or none if the network cannot absorb it; and why.
+// For each network and change: which of its parts change, or none if the network cannot absorb it; and why.
 const EMBEDDED = {  // where a patch embedding comes first
   "key within blocks": [[0], "The first layer is a matrix, so E takes the inverse of T. No block has moved, and nothing else needs to know."],
   "matrix within blocks": [[0], "E takes the inverse of T, up to the rounding of floats. Nothing else changes."],
@@ -11,7 +16,7 @@ const EMBEDDED = {  // where a patch embedding comes first
 export const ABSORBED = {
   "ConvMixer": {
     ...EMBEDDED,
-    "mirror image of the grid": [[2], "In the mirror image of a map, the mirrored kernels see what the old ones saw."],
+    "mirror image of the grid": [[1], "In the mirror image of a map, the mirrored kernels see what the old ones saw."],
     "any order of blocks": [[], "The kernels look at neighbours, and the neighbours are gone. If kernels may have any values, no others make up for it."],
     "key and any order": [[], "The embedding could take the key. The kernels cannot take the order."],
   },
@@ -45,13 +50,14 @@ class AbsorbFigure extends HTMLElement {
         input.onchange = () => this.#show();
         return make("label", {}, input, name);
       }));
-    this.parts = PARTS.map((name) => make("li", { textContent: name }));
+    this.parts = make("ol", { className: "live-parts" });
     this.says = make("p", { className: "live-says" });
     this.says.setAttribute("role", "status");
     this.prepend(
       choices("Network", Object.keys(ABSORBED)),
       choices("Change of the picture", Object.keys(ABSORBED.ViT)),
-      make("ol", { className: "live-parts" }, ...this.parts),
+      make("p", { className: "live-title", textContent: "Parts of the network, marked if they change" }),
+      this.parts,
       this.says,
     );
     this.#show();
@@ -62,9 +68,10 @@ class AbsorbFigure extends HTMLElement {
   }
 
   #show() {
-    const [changed, why] = ABSORBED[this.#chosen("Network")][this.#chosen("Change of the picture")];
-    this.parts.forEach((part, index) => part.classList.toggle("live-result", changed.includes(index)));
-    const where = changed.map((index) => PARTS[index]).join(" and ");
+    const network = this.#chosen("Network"), [changed, why] = ABSORBED[network][this.#chosen("Change of the picture")];
+    const className = (index) => (changed.includes(index) ? "live-result" : "");
+    this.parts.replaceChildren(...PARTS[network].map((name, index) => make("li", { textContent: name, className: className(index) })));
+    const where = changed.map((index) => PARTS[network][index]).join(" and ");
     this.says.textContent = changed.length ? `Absorbed by the ${where}. ${why}` : `Not absorbed. ${why}`;
   }
 }

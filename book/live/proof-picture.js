@@ -5,6 +5,8 @@ export const X = [1, 3, -5, 7];
 export const E = [[2, 1], [0, -1], [1, 3], [-1, 2]];
 export const KEY = { v: [2, 0, 1, 3], r: [1, 0, 1, 0] };
 
+const PLAIN = "z = xE";
+
 // A move says for each pixel, or row of E, in which place it stands and with which sign.
 const STAY = X.map((_, k) => ({ place: k, sign: 1 }));
 const signs = ({ r }) => r.map((flip) => (flip ? -1 : 1));
@@ -24,7 +26,7 @@ export function steps(key) {
   const shuffled = encrypt({ ...key, r: key.r.map(() => 0) }), moved = encrypt(key);
   const step = (pixels, rows, names, words) => ({ pixels, rows, names, words });
   return [
-    step(STAY, STAY, ["x", "E", "xE"], "Plain: each pixel meets its own row of E. Pixel times row, added up column by column, is z."),
+    step(STAY, STAY, ["x", "E", PLAIN], "Plain: each pixel meets its own row of E. Pixel times row, added up column by column, is z."),
     step(shuffled, shuffled, ["x shuffled", "E shuffled", "product"],
       "The pixels change places, and their rows go with them. The same products are added in another order: z stays."),
     step(moved, moved, ["x′ = xT", "E′ = TᵀE", "x′E′"],
@@ -86,8 +88,9 @@ export function picture(step, { asked = -1, pixels = step.pixels, rows = step.ro
   parts.push(text(BLOCK + 23, y(1), "block", SOFT, middle), text(PIXEL + WIDTH / 2, TOP - 10, step.names[0], INK, middle + italic),
     text(LEFT + WIDTH, TOP - 10, step.names[1], INK, middle + italic),
     `<path d="M${LEFT} ${sum - 4}h${2 * WIDTH + 2}" style="stroke: ${INK}"/>`,
-    text(LEFT - 8, sum + 16, step.names[2], INK, end + italic), line("sum", sum + 16, found, verdict),
-    text(LEFT - 8, sum + 42, "z = xE", INK, end + italic), line("z", sum + 42, plain, ""));
+    text(LEFT - 8, sum + 16, step.names[2], INK, end + italic));
+  if (step.names[2] === PLAIN) parts.push(line("z", sum + 16, plain, ""));
+  else parts.push(line("sum", sum + 16, found, verdict), text(LEFT - 8, sum + 42, PLAIN, INK, end + italic), line("z", sum + 42, plain, ""));
   if (asked >= 0) {
     parts.push(`<rect x="${LEFT + asked * (WIDTH + 2) - 2}" y="${TOP - 4}" width="${WIDTH + 4}" height="${sum + 26 - TOP}" rx="5" style="fill: none; stroke: ${INK}; stroke-width: 1.5"/>`);
     terms(step, asked).forEach(([a, b], place) => parts.push(text(right, y(place) + CELL / 2 + 5,
