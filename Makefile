@@ -10,7 +10,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# A worker a core, which takes up to 3 GB; a file to a worker, in the order of pyproject.toml: what takes longest begins first.
+# One worker more than there are cores, since some wait for a browser; a worker takes up to 3 GB. A file to a worker, in
+# the order of pyproject.toml: what takes longest begins first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900 \
   -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 NB ?= $(wildcard book/*.ipynb)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,11 @@ MISSING = {  # a notebook's metadata names what it needs: {"mixerkey": {"needs":
 }
 needs_cifar10 = pytest.mark.skipif(MISSING["cifar10"] is not None, reason=str(MISSING["cifar10"]))
 needs_html = pytest.mark.skipif(not HTML.exists(), reason="the book is not built: run make book")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: while some wait for a browser, a server or a kernel, the others compute."""
+    return (os.cpu_count() or 1) + 1
 
 
 def needs(notebook: Path) -> list[str]:
