@@ -70,6 +70,7 @@ bench: .venv/test
 	$(PIP) install -c hashes.txt --group bench
 	$(BIN)/python -m mixerkey.experiments.speed
 	$(BIN)/python -m mixerkey.experiments.growth
+	$(BIN)/python -m tools.lab speed
 
 # SEED draws the variant of a class; grade with the one that you have handed out.
 assignments: .venv/test

@@ -24,7 +24,7 @@ from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import partly_wrong, predict
 from mixerkey.key_files import encode, save_key
 from mixerkey.receipts import load_receipt
-from tools.lab import COUNTS, LAB, PHOTOS, find_node, photo, run_node
+from tools.lab import COUNTS, LAB, PHOTOS, both_ways, find_node, photo, run_node
 
 in_node = pytest.mark.skipif(find_node() is None, reason="needs Node.js, which the group pages brings")
 WEIGHTS = ROOT / "mixerkey" / "weights"
@@ -192,6 +192,17 @@ def test_logits_of_the_samples_and_of_digits_and_without_normalisation() -> None
     assert (logits("digits", images, small, normalised=False) - unscaled).abs().max() < 1e-3
 
 
+@in_node
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_webassembly_gives_the_logits_of_the_script(name: str) -> None:
+    images = samples() if name == "cifar10" else load_digits("test")[0][:20]
+    found = [[way["logits"] for way in ways] for ways in both_ways(name, images)]
+    script, fast = torch.tensor(found, dtype=torch.float64).unbind(1)
+    assert (fast - script).abs().max() < 1e-4
+    assert torch.equal(fast.argmax(1), script.argmax(1))
+    assert not torch.equal(fast, script)  # single and double precision: neither stood in for the other
+
+
 ATTACK = """(async () => {
   const { encrypt } = await lab("cipher"), { crops } = await lab("pictures");
   const { ciphertextOnly, imageStatistics } = await lab("attack"), shape = [3, 32, 32];
@@ -291,6 +302,12 @@ def open_key(page: Page, key: Key, tmp_path: Path) -> None:
     key.save(tmp_path / "own.json")
     page.locator("#lab-open").set_input_files(tmp_path / "own.json")
     expect(page.locator("#lab-message")).to_have_text("The key is in use.")
+
+
+def percents(page: Page, pair: int) -> list[int]:
+    """An answer of the network, in per cent."""
+    shown = page.locator(f"#lab-pair-{pair} li span:last-child").all_inner_texts()
+    return [int(text.removesuffix(" %")) for text in shown]
 
 
 def test_key_picture_and_steps(page: Page, tmp_path: Path) -> None:
@@ -407,10 +424,7 @@ def test_the_network_comes_when_asked_for_with_progress_and_cancel(
     locked = encrypt_model(model, key)
     pairs = [predict(model, image), predict(locked, image), predict(model, image, key), predict(locked, image, key)]
     for i, pair in enumerate(pairs):
-        shown = page.locator(f"#lab-pair-{i} li span:last-child").all_inner_texts()
-        assert [int(text.removesuffix(" %")) for text in shown] == pytest.approx(
-            (100 * pair.softmax(1)[0]).tolist(), abs=0.51
-        )
+        assert percents(page, i) == pytest.approx((100 * pair.softmax(1)[0]).tolist(), abs=0.51)
     page.locator("#lab-fraction-2").fill("0")
     same = page.locator("#lab-pair-3").inner_text()
     expect(page.locator("#lab-pair-4")).to_have_text(same, use_inner_text=True)
@@ -427,6 +441,27 @@ def test_the_network_comes_when_asked_for_with_progress_and_cancel(
     page.locator("#lab-fetch").click()
     expect(page.locator("#lab-pair-0 strong")).to_contain_text("8, ")
     expect(page.locator("#lab-pair-3 strong")).to_contain_text("8, ")
+
+
+WORKERS = """(first) => {
+  const Plain = Blob;
+  window.Blob = class extends Plain { constructor(parts, options) { super([first, ...parts], options); } };
+}"""
+SEEN = """WebAssembly.Instance = class extends WebAssembly.Instance {
+  constructor(module) { super(module); console.log("in WebAssembly"); }
+};"""
+
+
+@pytest.mark.parametrize(("first", "said"), [(SEEN, ["in WebAssembly"]), ("delete self.WebAssembly;", [])])
+def test_the_network_runs_in_webassembly_and_without(page: Page, first: str, said: list[str]) -> None:
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.evaluate(WORKERS, first)  # what a worker does before its own code
+    page.locator("#lab-fetch").click()
+    expect(page.locator("#lab-pair-0 strong")).to_be_visible()
+    logits = predict(load_pretrained("cifar10"), samples()[SHIP : SHIP + 1])
+    assert percents(page, 0) == pytest.approx((100 * logits.softmax(1)[0]).tolist(), abs=0.51)
+    assert heard == said
 
 
 def tab_to(page: Page, element: str, key: str) -> None:

@@ -3,6 +3,7 @@
 ``python -m tools.lab pictures`` writes the sample pictures (it needs CIFAR-10) and the two photographs.
 ``python -m tools.lab measure`` runs the lab's own attack in Node.js on fresh keys and writes ``book/lab/measured.csv``,
 which the page shows as a table.
+``python -m tools.lab speed`` times the lab's network in Node.js: its script against WebAssembly.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -122,11 +123,44 @@ def write_measured() -> None:
         csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
+BOTH = """(async () => {
+  const { buffer, byteOffset: start, length } = readFileSync(value.weights), file = buffer.slice(start, start + length);
+  const modules = [await import(`${book}/lab/convmixer.js?script`), await lab("convmixer")]; // two copies
+  const [script, fast] = modules.map(({ classify, readNetwork }) => {
+    const network = readNetwork(file);
+    return (image) => classify(network, image, value.shape);
+  });
+  fast(value.images[0]); // has its kernels from here on
+  delete globalThis.WebAssembly;
+  return value.images.map((image) => [script, fast].map((classify) => {
+    const start = performance.now(), logits = classify(image);
+    return { milliseconds: performance.now() - start, logits };
+  }));
+})()"""
+
+
+def both_ways(name: str, images: Tensor) -> list[list[dict[str, Any]]]:
+    """For each image what the lab's network makes of it in script and in WebAssembly: milliseconds, and logits."""
+    weights = str(ROOT / "mixerkey" / "weights" / f"{name}.safetensors")
+    return run_node(BOTH, {"weights": weights, "shape": images.shape[1:], "images": images.flatten(1).tolist()})
+
+
+def print_speed() -> None:
+    """Medians of a hundred images, after twenty that warm both ways up, which take turns."""
+    images = torch.randint(256, (120, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    times = [[way["milliseconds"] for way in ways] for ways in both_ways("cifar10", images)[20:]]
+    script, fast = (median(column) for column in zip(*times, strict=True))
+    ratio = median(slow / quick for slow, quick in times)
+    print(f"the lab's network, an image: script {script:.1f} ms, WebAssembly {fast:.1f} ms, ratio {ratio:.2f}")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["pictures"]:
         write_pictures()
         write_encrypted()
     elif sys.argv[1:] == ["measure"]:
         write_measured()
+    elif sys.argv[1:] == ["speed"]:
+        print_speed()
     else:
         sys.exit(__doc__)

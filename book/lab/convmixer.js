@@ -1,5 +1,6 @@
 // ConvMixer, Eq. (1) to (3), for one image, and model encryption, Eq. (8) and (9); tested against mixerkey.ConvMixer.
 import { readSafetensors } from "./safetensors.js";
+import { ERFC, kernels } from "./simd.js";
 
 /** The network in a file that mixerkey.convmixer.save_model wrote. */
 export function readNetwork(buffer) {
@@ -35,6 +36,7 @@ export function encryptNetwork(network, { v, r }) {
 export function classify(network, pixels, [C, H, W], normalised = true, watch = () => {}) {
   const { dim, patch_size: P, kernel_size: kernel, num_classes: classes } = network.sizes;
   const h = H / P, w = W / P, size = C * P * P, N = h * w;
+  const { activate, convolve, multiply } = fastest(network.sizes, h, w);
   const columns = patches(pixels, [C, H, W], P, normalised);
   watch("patches", columns);
   let z = multiply(network.embedding, columns, size, N);
@@ -120,18 +122,29 @@ function convolve({ weight, bias }, z, h, w, kernel) {
   return result;
 }
 
+const [c1, c2, c3, c4, c5, c6] = ERFC;
+
 /** GELU, then batch normalisation, in place. */
 function activate(z, { scale, shift }) {
   const N = z.length / scale.length;
   for (let c = 0, i = 0; c < scale.length; c++) for (let n = 0; n < N; n++, i++) {
-    z[i] = scale[c] * (z[i] * 0.5 * (1 + erf(z[i] * Math.SQRT1_2))) + shift[c];
+    const u = Math.abs(z[i]) * Math.SQRT1_2, p = 1 + u * (c1 + u * (c2 + u * (c3 + u * (c4 + u * (c5 + u * c6)))));
+    const p4 = p * p * p * p;
+    z[i] = scale[c] * (Math.max(z[i], 0) - u * Math.SQRT1_2 / (p4 * p4 * p4 * p4)) + shift[c];
   }
 }
 
-/** The error function, to 1.5e-7 (Abramowitz and Stegun 7.1.26): torch's GELU, not the approximation by tanh. */
-export function erf(x) {
-  const t = 1 / (1 + 0.3275911 * Math.abs(x));
-  const rest = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-  const value = 1 - rest * Math.exp(-x * x);
-  return x < 0 ? -value : value;
+const script = { activate, convolve, multiply }, made = new Map();
+
+/** The three kernels in WebAssembly or, where the browser has none or it lacks SIMD, in script. */
+function fastest(sizes, h, w) {
+  const name = JSON.stringify([sizes, h, w]);
+  if (!made.has(name)) {
+    try {
+      made.set(name, kernels(sizes, h, w));
+    } catch {
+      made.set(name, script);
+    }
+  }
+  return made.get(name);
 }
