@@ -6,13 +6,14 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from book._ext.answers import load
 from conftest import HTML, ROOT
@@ -155,12 +156,22 @@ def test_every_right_and_wrong_answer_is_judged_and_other_exercises_say_what_the
 
 
 @pytest.fixture(scope="module")
-def large(browser: Browser, site: str) -> Iterator[Locator]:
+def opened(browser: Browser, site: str) -> Callable[[str], Page]:
+    """A page, which stays open for all that is asked of it."""
+
+    @cache
+    def once(name: str) -> Page:
+        window = browser.new_page()
+        window.goto(f"{site}book/{name}.html")
+        return window
+
+    return once
+
+
+@pytest.fixture
+def large(opened: Callable[[str], Page]) -> Locator:
     """The exercise that asks for a large number."""
-    window = browser.new_page()
-    window.goto(f"{site}book/convmixer.html")
-    yield window.locator("#ex-convmixer-large")
-    window.close()
+    return opened("convmixer").locator("#ex-convmixer-large")
 
 
 @pytest.mark.parametrize(
@@ -214,16 +225,13 @@ def test_a_number_may_be_written_in_any_usual_way(large: Locator, text: str) -> 
     ],
 )
 def test_answers_are_read_as_they_are_written_and_each_mistake_is_explained(
-    browser: Browser, site: str, page: str, label: str, text: str, said: list[str]
+    opened: Callable[[str], Page], page: str, label: str, text: str, said: list[str]
 ) -> None:
-    window = browser.new_page()
-    window.goto(f"{site}book/{page}.html")
-    box = window.locator(f"#{label}")
+    box = opened(page).locator(f"#{label}")
     box.locator(".answer input").first.fill(text)
     box.get_by_role("button", name="Check").click()
     for words in said:
         expect(box.locator("output").first).to_contain_text(words)
-    window.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -195,9 +195,16 @@ def interruptible() -> None:
 
 
 @pytest.mark.parametrize(
-    "imported", ["mixerkey.interrupts", "numpy", "torch._C", "torch", "scipy.special", "mixerkey.parties.commands"]
+    ("command", "imported"),
+    [
+        ("mixerkey", "mixerkey.interrupts"),
+        ("mixerkey", "torch._C"),
+        ("python -m mixerkey", "mixerkey.interrupts"),
+        ("python -m mixerkey", "numpy"),
+        ("python -m mixerkey", "torch"),
+        ("python -m mixerkey", "mixerkey.parties.commands"),
+    ],
 )
-@pytest.mark.parametrize("command", ["mixerkey", "python -m mixerkey"])
 def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path, command: str, imported: str) -> None:
     """As soon as Python says that it has imported this; a shell reports either ending as 130."""
     script = tmp_path / "mixerkey"  # as pip writes it
