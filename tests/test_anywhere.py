@@ -4,7 +4,8 @@ The host is made here: a clean virtual environment that sees what Colab ships, l
 tests so that gigabytes need not be installed again, but neither `mixerkey` nor this repository; an empty folder to
 run in, an empty home, no CIFAR-10, and a mirror that answers nobody. The versions are those of the tests, not Colab's.
 Then comes the install line, with a wheel of this tree in the place of the repository's address. Of each chapter the
-first cells run, and every import that comes later; that all of it runs is what nbval sees to.
+first cells run, and every import that comes later; that all of it runs is what nbval sees to, in a kernel for each.
+Here one kernel, which forgets every name in between, starts them all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -37,7 +39,7 @@ CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 SHIPPED = ("ipykernel", "ipywidgets", "matplotlib", "numpy", "pillow", "pip", "scikit-learn", "scipy", "torch", "tqdm")
 START = 5  # code cells: versions, imports, and three more
 SETTINGS = ("HOME", "JUPYTER", "MIXERKEY", "MPL", "PYTHON")  # what begins so is this machine's own
-Run = Callable[[NotebookNode], NotebookNode]
+Run = Callable[..., None]  # of cells
 
 
 @functools.cache
@@ -72,8 +74,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory, wheel: str) -> Callable[[NotebookNode], Run]:
+def fresh(tmp_path_factory: pytest.TempPathFactory, wheel: str) -> Iterator[Callable[[NotebookNode], Run]]:
     """For a notebook, what runs cells on a host where its install line, and nothing else, has been run."""
+    started = ExitStack()
 
     @functools.cache
     def host(line: str) -> Run:
@@ -100,22 +103,27 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, wheel: str) -> Callable[[Not
             "HOME": str(folder / "home"),
             "MIXERKEY_CACHE": str(folder / "cache"),
             "MIXERKEY_MIRROR": "http://127.0.0.1:9/nobody",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",  # which takes longer than to install
         }
 
-        def run(notebook: NotebookNode) -> NotebookNode:
+        resources = {"metadata": {"path": str(folder / "empty")}}
+        client = NotebookClient(nbformat.v4.new_notebook(), kernel_name="fresh", resources=resources, timeout=300)
+        client.shutdown_kernel = "immediate"
+
+        def run(*cells: str, last: bool = False) -> None:
+            client.nb = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, ["%reset -f", *cells])))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
-                resources = {"metadata": {"path": str(folder / "empty")}}
-                client = NotebookClient(notebook, kernel_name="fresh", resources=resources, timeout=300)
-                client.shutdown_kernel = "immediate"
-                return client.execute(env=environment)
+                client.execute(env=environment, cleanup_kc=last)
 
         nothing = "import importlib.util; assert importlib.util.find_spec('mixerkey') is None"
         installed = f"assert importlib.util.find_spec('mixerkey').origin.startswith({str(packages)!r})"
-        run(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (nothing, line, installed)]))
+        run(nothing, line, installed, last=True)
+        started.callback(run, last=True)
         return run
 
-    return lambda notebook: host(code(colab_copy(notebook, wheel))[0])
+    with started:
+        yield lambda notebook: host(code(colab_copy(notebook, wheel))[0])
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -128,16 +136,14 @@ def test_a_chapter_starts_on_a_fresh_host(fresh: Callable[[NotebookNode], Run], 
         for node in ast.walk(ast.parse(cell))
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
-    start = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in [*cells[:START], "\n".join(later)]]
-    )
+    start = [*cells[:START], "\n".join(later)]
     if "cifar10" in needs(chapter):
         with pytest.raises(CellExecutionError) as failure:
-            fresh(notebook)(start)
+            fresh(notebook)(*start)
         assert failure.value.ename == "DataUnavailable"
         assert "set MIXERKEY_MIRROR to another URL of the archive, or set MIXERKEY_DATA to a copy" in str(failure.value)
     else:
-        fresh(notebook)(start)
+        fresh(notebook)(*start)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)

@@ -48,10 +48,17 @@ Open = Callable[..., Page]
 
 @cache
 def alone(name: str) -> str:
-    """A chapter's page whose text is that figure and nothing else, which opens sooner."""
+    """A chapter's page whose text is that figure and nothing else."""
     page = (HTML / "book" / f"{CHAPTERS[name]}.html").read_text(encoding="utf-8")
     (figure,) = re.findall(rf"<figure(?:(?!<figure).)*<mixer-{name}.*?</figure>", page, re.DOTALL)
     return re.sub(r"(<article[^>]*>).*(?=</article>)", lambda start: start[1] + figure, page, flags=re.DOTALL)
+
+
+def open_alone(page: Page, site: str, name: str) -> None:
+    """The whole page would take three times as long to open, and again whenever its size changes."""
+    url = f"{site}book/{CHAPTERS[name]}.html"
+    page.route(url, lambda route: route.fulfill(body=alone(name), content_type="text/html"))
+    page.goto(url)
 
 
 @pytest.fixture
@@ -67,8 +74,7 @@ def figure(browser: Browser, site: str) -> Iterator[Open]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("response", lambda response: complaints.append(response.url) if response.status >= 400 else None)
-        page.route(f"**/{CHAPTERS[name]}.html", lambda route: route.fulfill(body=alone(name), content_type="text/html"))
-        page.goto(f"{site}book/{CHAPTERS[name]}.html")
+        open_alone(page, site, name)
         expect(page.locator(f"mixer-{name} .live-says")).not_to_be_empty()
         if name == "zoom":
             page.locator("mixer-zoom").evaluate("figure => figure.fetchNetwork()")
@@ -424,7 +430,7 @@ def test_nothing_moves_or_overflows(browser: Browser, site: str, name: str) -> N
     page = context.new_page()
     element, note = page.locator(f"mixer-{name}"), page.locator(f"figure:has(mixer-{name}) > figcaption .live-note")
     page.route(f"**/live/{name}.js", lambda route: route.abort())
-    page.goto(f"{site}book/{CHAPTERS[name]}.html")
+    open_alone(page, site, name)
     before = heights(page, name)
     expect(note).to_be_visible()
     page.unroute(f"**/live/{name}.js")
@@ -470,7 +476,7 @@ def test_paper_shows_the_telling_step(figure: Open, name: str) -> None:
 def test_without_scripts_the_words_stand(browser: Browser, site: str, name: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{site}book/{CHAPTERS[name]}.html")
+    open_alone(page, site, name)
     text = page.locator(f"figure:has(mixer-{name})").inner_text()
     assert len(text) > 100
     assert re.search("moves on the rendered page", text)
