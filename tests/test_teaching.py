@@ -38,6 +38,11 @@ def test_each_objective_names_what_tests_it() -> None:
             assert re.search(r"\{tested\}`(ex|quiz)-[\w, -]+`[;.]$", line), line
 
 
+def test_each_question_on_attacks_tests_an_objective() -> None:
+    tested = set(re.findall(r"quiz-breaking-\d", teaching.objectives(ROOT)))
+    assert tested == {f"quiz-breaking-{number}" for number in range(1, 6)}
+
+
 def test_a_chapter_without_objectives_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "book").mkdir()
     (tmp_path / "_toc.yml").write_text("- file: book/one\n", encoding="utf-8")
