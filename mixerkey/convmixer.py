@@ -33,6 +33,7 @@ class Residual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, d, h, w) -> of the same shape."""
         return self.fn(x) + x
 
 

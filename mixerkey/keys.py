@@ -459,7 +459,7 @@ class MatrixKey(BlockKey):
 
     @property
     def bits(self) -> float:
-        """Infinite: real numbers cannot be counted. In float32 there are at most 32 bits an entry."""
+        """Infinite, since real numbers cannot be counted; in float32 there are at most 32 bits an entry."""
         return inf
 
     @property

@@ -24,6 +24,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, T, dim) -> of the same shape."""
         N, T, dim = x.shape
         q, k, v = self.qkv(x).view(N, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (N, heads, T, dim/heads)
         # Written out: on so few tokens it trains four times as fast on a CPU as PyTorch's fused kernel.
@@ -41,6 +42,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, T, dim) -> of the same shape."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 

@@ -126,6 +126,11 @@ FAULTS = r"""async () => {
       [last, line] = [sign, top];
     }
   }
+  for (const code of root.querySelectorAll(":is(p, li, dd) code")) if (seen(code) && !code.closest("td, th")) {
+    const over = code.getBoundingClientRect().right - code.closest("p, li, dd").getBoundingClientRect().right;
+    if (over > 1) found.push(`sticks out by ${over.toFixed(1)} pixels: ${name(code)}`);
+  }
+  for (const words of root.querySelectorAll("dl.py > dd:empty")) found.push(`no words: ${name(words.parentElement)}`);
   const looks = [...root.querySelectorAll(".cell_output > .printed, .cell_output pre")].filter(seen)
     .map((box) => getComputedStyle(box))
     .map((look) => `${look.backgroundColor} ${look.borderTopWidth} ${look.borderTopColor}`);
@@ -142,6 +147,8 @@ FAULTS = r"""async () => {
     const { data, parentElement } = text.currentNode;
     const plain = /Eq\. \(\d/.test(data) && !parentElement.closest("a, pre, code, h2, h3, figcaption, .lab, .live");
     if (plain) found.push(`leads nowhere: ${data.trim().slice(0, 60)}`);
+    const [prime] = data.match(/(?<![\p{L}\d’])\p{L}’(?!\p{L}).{0,20}/u) ?? [];
+    if (prime) found.push(`an apostrophe for a prime: ${prime}`);
   }
   for (const code of root.querySelectorAll("pre")) if (seen(code)) {
     if (getComputedStyle(code).whiteSpace !== "pre") found.push(`code wraps: ${name(code)}`);
@@ -171,10 +178,13 @@ UNFOLDED = r"""async () => {
 }"""
 TABLES = r"""() => {
   const found = [];
+  for (const box of document.querySelectorAll("article .cell_output pre")) {
+    if (box.scrollWidth > box.clientWidth + 1) found.push(`scrolls: ${box.textContent.slice(0, 60)}`);
+  }
   for (const box of document.querySelectorAll("article .pst-scrollable-table-container")) {
     const [table] = box.children, name = table.textContent.trim().replace(/\s+/g, " ").slice(0, 60);
     const cut = box.scrollWidth > box.clientWidth + 1, cards = table.matches(".cards");
-    if (cut && innerWidth < 640) found.push(`scrolls on a phone: ${name}`);
+    if (cut) found.push(`scrolls: ${name}`);
     for (const cell of table.querySelectorAll(".to-fill td:not(:first-child), .to-fill td:only-child")) {
       const { width, height } = cell.getBoundingClientRect();
       if (width < 40 || height < 40) found.push(`no room to write: ${name}`);

@@ -165,10 +165,10 @@ def render(entries: list[dict]) -> str:
     """The page."""
     lines = [INTRODUCTION, *(f"- **{word}**: {meaning}" for word, meaning in VERDICTS.items())]
     lines += ["\n## At a glance\n", "| where | claim | this book | verdict |", "|---|---|---|---|"]
-    lines += [
-        f"| {{ref}}`{entry['where']} <claim-{entry['id']}>` | {entry['title']} | {entry['ours']} | {entry['verdict']} |"
-        for entry in entries
-    ]
+    for entry in entries:
+        where = re.sub("(?<!,) ", "\N{NO-BREAK SPACE}", entry["where"])  # a line ends after a comma
+        cells = (f"{{ref}}`{where} <claim-{entry['id']}>`", entry["title"], entry["ours"], entry["verdict"])
+        lines.append(f"| {' | '.join(cells)} |")
     lines.append("\n## One by one")
     for entry in entries:
         lines += [f"\n(claim-{entry['id']})=", f"### {entry['title']} ({entry['where']})\n"]

@@ -157,6 +157,11 @@ class Models:
             self.served = served
 
     def choose(self, key_id: str | None) -> tuple[ConvMixer, ModelCard]:
+        """The model for images under this key, and its card; without a key's id, the only one.
+
+        Raises:
+            HTTPException: 400, no id and several models; 404, none for this id.
+        """
         served = self.served
         if key_id is None and len(served) == 1:
             return next(iter(served.values()))
