@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent
 HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+# Shows an open page in the one theme or the other, at once.
+SHOW = """(theme) => {
+    document.documentElement.dataset.theme = theme;
+    document.getAnimations().forEach((change) => change.finish());
+}"""
 CHAPTERS = [Path(entry["file"]).stem for entry in TOC["parts"][0]["chapters"]]  # the numbered ones, in their order
 
 gc.disable()  # until all is collected: what the tests import stays to the end, and takes long to look through

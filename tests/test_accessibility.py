@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from conftest import needs_html
+from conftest import SHOW, needs_html
 from tools.weigh import pages
 
 pytestmark = needs_html
@@ -78,10 +78,6 @@ THIN = """() => {
     }
 }"""
 CONTRAST = ["color-contrast", "link-in-text-block"]
-SHOW = """(theme) => {
-    document.documentElement.dataset.theme = theme;
-    document.getAnimations().forEach((change) => change.finish());
-}"""
 
 
 @contextmanager

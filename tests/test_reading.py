@@ -15,7 +15,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from playwright.sync_api import Browser, Page, expect
 
-from conftest import HTML, ROOT, needs_html
+from conftest import HTML, ROOT, SHOW, needs_html
 from tools.browser import ARGUMENTS, chromium
 from tools.claims import load
 
@@ -267,10 +267,6 @@ SIDEWAYS = """() => {
   const wide = document.documentElement.scrollWidth - innerWidth;
   return wide > 0 ? [`scrolls sideways by ${wide} px`] : [];
 }"""
-LIGHT = """() => {
-  document.documentElement.dataset.theme = "light";
-  document.getAnimations().forEach((change) => change.finish());
-}"""
 Found = dict[str, dict[str, list[Any]]]  # of each page, what each question found
 
 
@@ -278,7 +274,7 @@ def look(page: Page, name: str, width: int) -> dict[str, list[Any]]:
     """All that several tests judge, of a page that is loaded once, in the dark; what changes it comes last."""
     text = name in PAGES  # the indexes and the search have none
     found = {"dark": page.evaluate(FAULTS)} if text else {}
-    page.evaluate(LIGHT)
+    page.evaluate(SHOW, "light")
     found |= {"light": page.evaluate(FAULTS), "mentions": page.evaluate(MENTIONS)} if text else {}
     found |= {"sideways": page.evaluate(SIDEWAYS), "focus": page.evaluate(UNSEEN_FOCUS)}
     if text and width == 1280:  # A4 with the browser's margins of 1 cm
