@@ -81,6 +81,17 @@ def test_a_formula_that_katex_does_not_understand_stops_the_build() -> None:
 
 
 @pytest.mark.parametrize("name", DECKS)
+def test_what_is_added_to_a_slide_is_of_its_section(name: str) -> None:
+    section = title = ""
+    for cell in json.loads((BOOK / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            section = [section, *re.findall(r"^#+ (.*)", "".join(cell["source"]), re.MULTILINE)][-1]
+        kind = cell["metadata"].get("slideshow", {}).get("slide_type")
+        title = section if kind == "slide" else title
+        assert kind != "fragment" or section == title, "".join(cell["source"])
+
+
+@pytest.mark.parametrize("name", DECKS)
 def test_a_deck_has_8_to_15_slides_and_its_figures_have_words(name: str) -> None:
     deck = Deck(BOOK / f"{name}.ipynb", TITLES)
     assert 8 <= len(deck.slides) <= 15
