@@ -69,8 +69,14 @@ def _from(least: int) -> Callable[[str], int]:
 
 
 def _build(options: argparse.Namespace) -> None:
-    """Two folders: what may be handed out, and what may not. Students install the wheel, which holds no solutions."""
+    """Two folders: what may be handed out, and what may not. Students install the wheel, which holds no solutions.
+
+    Nothing is written over that is there: a teacher's notebook may be full of notes.
+    """
     students, teacher = options.out / "students", options.out / "teacher"
+    made = [path for name in NAMES for path in (students / f"{name}.zip", teacher / f"{name}.ipynb")]
+    if there := [str(path) for path in made if path.exists()]:
+        raise ValueError(f"{', '.join(there)}: there already; move {options.out} away, or name another folder by --out")
     for folder in (students, teacher):
         folder.mkdir(parents=True, exist_ok=True)
     for old in students.glob("mixerkey-[0-9]*-py3-none-any.whl"):

@@ -145,7 +145,9 @@ def _grade_one(
             raise TimeoutError(f"it took more than {LIMIT} seconds")
         return result | json.loads(answers.recv_bytes())
     except (OSError, EOFError) as error:
-        return result | {"problem": f"The grader failed: {error or 'its process ended'}. Grade this student again."}
+        return result | {
+            "problem": f"The grader failed: {str(error) or 'its process ended'}. Grade this student again."
+        }
     finally:
         process.kill()
         process.join()

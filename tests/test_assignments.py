@@ -6,6 +6,7 @@ import ast
 import doctest
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ from playwright.sync_api import Browser
 
 from assignments import feedback, grades, inbox, marking, sandbox, table, variants, worker
 from assignments.__main__ import main
-from assignments.grade import grade
+from assignments.grade import _grade_one, grade
 from assignments.grades import Grades
 from assignments.inbox import Notebook, choose, entries, read, which
 from assignments.marking import run_tests, written
@@ -196,6 +197,16 @@ def test_students_install_a_wheel_without_solutions(tmp_path: Path) -> None:
         made = nbformat.reads(archive.read(f"{CIPHER}/{CIPHER}.ipynb").decode(), as_version=4)
         assert made == Assignment(CIPHER, 3).notebook()
     assert sorted(path.name for path in (tmp_path / "teacher").iterdir()) == [f"{name}.ipynb" for name in NAMES]
+
+
+def test_notes_in_a_teachers_notebook_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "teacher" / f"{CIPHER}.ipynb"
+    mine.parent.mkdir()
+    mine.write_text("with notes of mine")
+    assert main(["build", "--out", str(tmp_path)]) == 2
+    assert f"{mine}: there already; move {tmp_path} away, or name another folder by --out" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "with notes of mine"
 
 
 # --- what flaws cost
@@ -834,6 +845,13 @@ def test_a_mark_that_is_none_is_refused_before_anything_is_written(
     (tmp_path / table.FILE).write_text("no table")
     assert main(["marks", "--out", str(tmp_path)]) == 2
     assert "can't be read as a table of marks" in capsys.readouterr().err
+
+
+def test_a_grader_that_dies_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assignments.grade._mark", lambda *arguments: os._exit(1))
+    context = multiprocessing.get_context("fork")
+    got = _grade_one(context, KNOWN, result("anna"), handed_in(KNOWN[PROOF].notebook()), trust=True)  # type: ignore[arg-type]
+    assert got["problem"] == "The grader failed: its process ended. Grade this student again."
 
 
 def test_without_grades_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
