@@ -441,6 +441,7 @@ def test_each_kind_of_evidence_about_a_network_gets_what_it_may_have(monkeypatch
     monkeypatch.setattr(model_alone, "by_fit", lambda found, *_: found)
     monkeypatch.setattr(model_alone, "annealed", anneal)
     monkeypatch.setattr(model_alone, "PUBLIC", 20)
+    monkeypatch.setattr(model_alone, "JUDGED", 200)
     found = model_alone.attacked("lesson", 1)
     # Expected of photographs, one a sign; of the other half's networks; of images.
     assert seen == [2, len(model_alone.RECIPES), 2]
@@ -448,7 +449,7 @@ def test_each_kind_of_evidence_about_a_network_gets_what_it_may_have(monkeypatch
         assert found[evidence]["right"] == found[evidence]["up to relatives"] == 48
     for evidence in ("two photographs", "networks of other images"):
         assert found[evidence]["right"] < found[evidence]["up to relatives"] == 48
-    assert found["accuracy"] > 0.88
+    assert found["accuracy"] > 0.85
 
 
 def test_the_networks_that_were_attacked_alone_are_ten() -> None:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -396,10 +397,10 @@ def test_a_phone_says_that_a_figure_can_be_enlarged(browser: Browser, site: str)
     """Labels of ten points are nine pixels high there, and fifteen on a desk."""
     sign = "(e) => getComputedStyle(e, '::after').content"
     page = browser.new_page()
+    page.goto(site + "book/patch-embedding.html")
     for width, media, expected in ((390, "screen", '"Enlarge"'), (390, "print", "none"), (1280, "screen", "none")):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(media=media)  # type: ignore[arg-type]
-        page.goto(site + "book/patch-embedding.html")
         links = page.locator("a.full-size:visible")
         assert {link.evaluate(sign) for link in links.all()} == {expected}
     page.close()
@@ -411,12 +412,19 @@ def test_links_to_code_lead_to_that_code(browser: Browser, site: str) -> None:
     links = page.locator("a[href*='#cell-']").evaluate_all("links => links.map(link => link.href)")
     entries = {entry["page"]: entry["cell"] for entry in load()}  # the last of each page
     assert len(links) >= 35
+    cells = {}
+    for url in links:
+        path, _, cell = url.removeprefix(site).partition("#")
+        text = (HTML / path).read_text(encoding="utf-8")
+        found = re.search(rf'<div class="cell ([^>]*)id="{cell}">.*?<pre>(.*?)</pre>', text, re.DOTALL)
+        assert found, url
+        cells[url] = found
     for name, fragment in entries.items():
         if name:
-            page.goto([url for url in links if f"{name}.html#cell-" in url][-1])
-            code = page.locator("div.cell:target div.cell_input pre")
-            expect(code).to_contain_text(fragment, timeout=60_000)  # a busy machine is slow
-            expect(code).to_be_visible()  # unfolded
+            url = [url for url in links if f"{name}.html#cell-" in url][-1]
+            assert fragment in unescape(re.sub(r"<.*?>", "", cells[url][2])), url
+    page.goto(next(url for url, found in cells.items() if "hide-input" in found[1]))
+    expect(page.locator("div.cell:target div.cell_input pre")).to_be_visible(timeout=60_000)  # a busy machine is slow
     page.close()
 
 
