@@ -230,7 +230,7 @@ from dataclasses import replace
 from mixerkey import training
 from mixerkey.__main__ import NETWORKS, main
 
-NETWORKS["digits"] = NETWORKS["digits"]._replace(recipes={"fast": replace(training.DIGITS, epochs=4)})
+NETWORKS["digits"] = NETWORKS["digits"]._replace(recipes={"fast": replace(training.DIGITS, epochs=3)})
 save = training._Run.save
 
 def save_and_stop(*args):
@@ -252,7 +252,7 @@ def stop_training(folder: Path, how: signal.Signals) -> tuple[int, str, str]:
 def test_a_training_that_was_interrupted_and_then_killed_ends_with_the_bits_of_one_that_was_not(
     third: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(NETWORKS, "digits", NETWORKS["digits"]._replace(recipes={"fast": replace(DIGITS, epochs=4)}))
+    monkeypatch.setitem(NETWORKS, "digits", NETWORKS["digits"]._replace(recipes={"fast": replace(DIGITS, epochs=3)}))
     assert stop_training(third / "stopped", signal.SIGINT) == (130, "", "mixerkey: stopped\n")
     assert stop_training(third / "stopped", signal.SIGKILL) == (-signal.SIGKILL, "", "")
     assert not (third / "stopped" / "digits.safetensors").exists()
