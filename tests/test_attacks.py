@@ -41,7 +41,7 @@ from mixerkey.attacks.chooser import colour_evidence
 from mixerkey.attacks.ciphertext import _colour, colour_changes, leading_signs, relatives
 from mixerkey.attacks.recovery import exchanges
 from mixerkey.attacks.statistics import block_colours, colour_bins, image_moments, photographic
-from mixerkey.blocks import segment
+from mixerkey.blocks import integrate, segment
 from mixerkey.data import load_cifar10, load_digits, load_photos
 
 
@@ -280,6 +280,23 @@ def test_large_blocks_are_found_but_for_places_that_the_attack_doubts() -> None:
     assert torch.equal(recovery.key.flips, key.flips)
     assert (recovery.key.permutation == key.permutation).sum() > 170
     assert recovery.ambiguous
+
+
+def test_which_way_up_a_block_is_its_borders_tell_and_not_the_public_pictures() -> None:
+    """With digits as public pictures photographs are still no mirror images; whether negatives, is in doubt."""
+    grey = tiles()[1].float().mean(1, keepdim=True).round().to(torch.uint8)
+    digits, key = image_statistics(load_digits("train")[0], 2), Key.from_seed(1, 2, 1)
+    recovery = ciphertext_only(encrypt_images(grey, key), digits)
+    assert torch.equal(recovery.key.permutation, key.permutation)
+    assert key in (g.then(recovery.key) for g in recovery.ambiguous)
+
+
+def test_without_borders_no_way_up_is_certain() -> None:
+    """Blocks in no order: each is turned as the next one may be, and all eight ways are as good."""
+    blocks = segment(tiles()[1], 2).flatten(0, 2)  # (N, p_b)
+    shuffled = blocks[torch.randperm(len(blocks), generator=seeded(0))].reshape(-1, 16, 16, 12)
+    recovery = ciphertext_only(encrypt_images(integrate(shuffled, 2), Key.from_seed(1, 2, 3)), prior(2))
+    assert set(relatives(2, 3)[2:16:2]) <= set(recovery.ambiguous)
 
 
 def test_the_answer_depends_on_nothing_but_what_is_given() -> None:

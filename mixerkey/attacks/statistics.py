@@ -42,8 +42,12 @@ class Moments:
         variances = np.maximum(np.diag(self.products[0]) - self.means**2, 0) + ROUNDING
         return (self.products - np.outer(self.means, self.means)) / np.sqrt(np.outer(variances, variances))
 
+    def differences(self, signs: np.ndarray) -> np.ndarray:
+        """The means of (s_i x_i - s_j y_j)², float64 (3, p_b, p_b), for signs s, ±1 (p_b,)."""
+        return self.squares - 2 * np.outer(signs, signs) * self.products
+
     def distances(self, signs: np.ndarray | None = None) -> np.ndarray:
-        """Logarithms of the mean squared differences (s_i x_i - s_j y_j)², each of the three centred on 0.
+        """Logarithms of the `differences`, each of the three centred on 0.
 
         Pixels that are close in the image differ little, wherever a key has put them. The logarithm makes a ratio
         count the same for near and for far pixels; centred, it forgets how rich in contrast the images are.
@@ -56,7 +60,7 @@ class Moments:
         """
         s = np.ones(self.products.shape[1]) if signs is None else signs
         # Twice the rounding, so that equal pixels are not infinitely close.
-        return centred(np.log(np.maximum(self.squares - 2 * np.outer(s, s) * self.products, 0) + 2 * ROUNDING))
+        return centred(np.log(np.maximum(self.differences(s), 0) + 2 * ROUNDING))
 
 
 def centred(D: np.ndarray) -> np.ndarray:

