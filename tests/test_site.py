@@ -95,11 +95,12 @@ def test_the_readers_place_and_exercises_are_remembered_and_forgotten(browser: B
     context.close()
 
 
-def test_dark_pages_load_the_dark_figures_and_no_light_ones(browser: Browser, site: str) -> None:
-    seen = {
-        theme: {Path(url).name for url in visit(browser, f"{site}book/convmixer.html", color_scheme=theme).requests}
-        for theme in ("light", "dark")
-    }
+def test_dark_pages_load_the_dark_figures_and_no_light_ones(
+    browser: Browser, site: str, visits: dict[str, Visit]
+) -> None:
+    name = "book/convmixer.html"
+    themes = {"light": visits[name], "dark": visit(browser, site + name, color_scheme="dark")}
+    seen = {theme: {Path(url).name for url in visited.requests} for theme, visited in themes.items()}
     page = (SITE / "book" / "convmixer.html").read_text(encoding="utf-8")
     tags = re.findall(r"<img[^>]*_images/[^>]*>", page)
     names = {
