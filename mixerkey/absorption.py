@@ -92,6 +92,8 @@ def encrypt_model(
     for name, module in patch_embeddings(model).items():
         own_weight(module, name)  # a weight that is computed can't even be copied
     names = _layer_names(layer)
+    if not names and not any(isinstance(m, nn.Linear) and m.in_features == key.size for m in model.modules()):
+        names = [_find(model, key, None)]  # or refuse, before anything is run
     copy = copied(model)
     within, order = (key.within, key.order) if isinstance(key, ScrambledKey) else (key, None)
     if isinstance(key, BlockOrder):
@@ -493,20 +495,26 @@ def _prove(
 
 def _idle(model: nn.Module, key: BlockKey, image: Tensor, names: list[str]) -> list[str]:
     """Patch embeddings that fit the key, were not named, and do not run."""
+    others = [name for name, module in patch_embeddings(model).items() if _fits(module, key) and name not in names]
+    if not others:
+        return []
     ran: set[nn.Module] = {named_layer(model, name) for name in names}
     with _listening(model, lambda name, module, x, y: ran.add(module)):
         _run(model, image)
-    return [name for name, module in patch_embeddings(model).items() if module not in ran and _fits(module, key)]
+    return [name for name in others if named_layer(model, name) not in ran]
 
 
 def _changed(before: nn.Module, after: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Each plain matrix, and what it has become."""
-    new = {**dict(after.named_parameters()), **dict(after.named_buffers())}
-    return [
-        (plain, new[name])
-        for name, plain in [*before.named_parameters(), *before.named_buffers()]
-        if plain.ndim > 1 and plain.layout == torch.strided and name in new and not torch.equal(plain, new[name])
-    ]
+    """Each plain matrix, from its first row to its last that has changed, and what it has become."""
+    new, pairs = {**dict(after.named_parameters()), **dict(after.named_buffers())}, []
+    for name, plain in [*before.named_parameters(), *before.named_buffers()]:
+        if plain.ndim > 1 and plain.layout == torch.strided and name in new and not torch.equal(plain, new[name]):
+            rows, others = (x[0] if x.ndim > 2 and len(x) == 1 else x for x in (plain, new[name]))  # as positions are
+            if rows.shape == others.shape:
+                first, *_, last = (rows != others).flatten(1).any(1).nonzero().flatten().repeat(2).tolist()
+                rows = rows[first : last + 1]  # not the class token's
+            pairs.append((rows, new[name]))
+    return pairs
 
 
 def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import re
 import weakref
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from io import BytesIO
 from itertools import permutations
 from numbers import Real
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,17 @@ from torch import Tensor, nn
 CODE = 32  # neighbouring numbers that are looked up at once
 SHORTEST = 8  # numbers in a row or column that can be told from chance
 ALIKE = 64  # places of one code that are tried
-LEAST, LIKE = 64, 0.6  # numbers of a matrix from which on a correlation like this is no chance: 4.8 deviations
-CHANCE = 6  # deviations that no place reaches by chance, of the many where a part of a matrix is looked for
+LIKE = 0.6  # correlation from which on something is like a matrix
+CHANCE = 6  # deviations that no place reaches by chance, of the many where a matrix is looked for
 SMOOTH = 8  # neighbouring numbers of a filter that say as much as one by itself
 LARGE = 1000  # times the median, of neighbouring numbers
 SEVERAL, MOST, PARTS = 64, 6, 4  # matrices in one tensor, its axes, and parts of a matrix
+ENOUGH = 2**13  # numbers of a part that tell whether all of it is there
 PIECE = 2**20  # numbers of a tensor, or candidates, at a time
 LARGEST = 2**28  # numbers of a sparse tensor that are written out
-BYTES = (bytes, bytearray, memoryview, BytesIO, torch.UntypedStorage)
-ATOMS = (str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType, type(None), torch.dtype, torch.device)
+BYTES = (str, bytes, bytearray, memoryview, BytesIO, torch.UntypedStorage)
+NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", re.ASCII)
+ATOMS = (*(str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType), *(type(None), FrameType))
 
 
 def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | None:
@@ -44,7 +47,7 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     left out.
 
     Args:
-        matrices: pairs of a matrix (d, …) and the tensor of the network that holds what it has become.
+        matrices: pairs of a matrix (d, …), d > 1, and the tensor of the network that holds what it has become.
         model: the network.
 
     >>> layer = nn.Linear(64, 16)
@@ -59,7 +62,8 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     parts = [(name, part) for name, tensor in held.values() for part in _real(tensor)]
     parts = [(name, part) for name, part in parts if not any(_equal(part, encrypted) for encrypted in new)]
     for plain, _ in matrices:
-        W = _real(plain)[0].flatten(1)
+        whole = _real(plain)[0]
+        W = whole.flatten(1)
         for rows in _distinct(W):
             table, found = _Table(rows), set[int]()
             for name, part in parts:
@@ -67,7 +71,7 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
                 if found and 16 * len(found) >= len(table.rows):
                     return name
         for name, part in [*parts, *_joined(parts, W)]:
-            if _like(W, part):
+            if _like(whole, part):
                 return name
     return None
 
@@ -86,43 +90,70 @@ def _joined(parts: list[tuple[str, Tensor]], W: Tensor) -> list[tuple[str, Tenso
         small = [(name, part.flatten()) for name, part in parts if part.numel() * PARTS < W.numel()]
         small = [(name, part) for name, part in small if len(part) and len(part) % n == 0]
         if small:
-            joined.append((f"{small[0][0]} … {small[-1][0]}", torch.cat([part for _, part in small])))
+            joined.append((f"{small[0][0]} … {small[-1][0]}", torch.cat([part for _, part in small]).reshape(-1, n)))
     return joined
 
 
-def _like(W: Tensor, tensor: Tensor) -> bool:
-    """Whether a tensor, or some place of it, goes with W or a part of it far more than chance has it."""
+def _like(plain: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor, or some place of it, goes with a matrix or a part of it far more than chance has it."""
+    W = plain.flatten(1)
     several, rest = divmod(tensor.numel(), W.numel() or 1)
-    if W.numel() >= LEAST and not rest and 0 < several <= SEVERAL and tensor.ndim <= MOST:
-        w = _standard(W.reshape(1, -1))
+    if W.numel() >= SHORTEST and not rest and 0 < several <= SEVERAL and tensor.ndim <= MOST:
+        w, least = _standard(W.reshape(1, -1)), _least(W.numel())
         orders = (tensor.permute(axes).reshape(-1, W.numel()) for axes in permutations(range(tensor.ndim)))
-        if any(((_standard(x) * w).sum(1).abs() > LIKE).any() for x in orders):
+        if any(((_standard(x) * w).sum(1).abs() > least).any() for x in orders):
             return True
-    vectors = [tensor.flatten(1), tensor.flatten(1).T] if tensor.ndim > 1 else [tensor]
-    return any(
-        _somewhere(torch.stack([part.flatten() for part in parts]), rows.shape[1], x.flatten())
-        for rows in (W, W.T)
-        for parts in (rows.split(max(1, len(rows) // PARTS))[:PARTS], [rows])
-        for x in vectors
-        if x.ndim < 2 or x.shape[1] == rows.shape[1] or x.shape[1] >= W.numel()
-    )
+    views = [tensor.flatten(1), tensor.flatten(1).T] if tensor.ndim > 1 else [tensor.reshape(1, -1)]
+    if any(_in_rows(part, x) for x in views for rows in (W, W.T) for part in _parts_of(rows)):
+        return True
+    vectors = [x.flatten() for x in views if tensor.ndim < 2 or x.shape[1] >= W.numel()]
+    axes = plain.flatten(2) if plain.ndim > 2 else plain  # filters, channels, pixels
+    orders = (axes.permute(order).reshape(W.shape) for order in permutations(range(axes.ndim)))
+    return any(_anywhere(part, x) for rows in (orders if vectors else ()) for part in _parts_of(rows) for x in vectors)
 
 
-def _somewhere(parts: Tensor, row: int, x: Tensor) -> bool:
-    """Whether parts (k, n), of rows so long, go with a window of x more than chance has it, by Fourier transform."""
-    n = parts.shape[1]
-    independent = n / min(SMOOTH, row)
-    if len(x) < n or independent <= 4:
+def _least(numbers: float) -> float:
+    """The correlation of so many numbers that is no chance, by Fisher's transformation; 1 where any may be."""
+    return max(LIKE, math.tanh(CHANCE / math.sqrt(numbers - 3))) if numbers > 4 else 1
+
+
+def _parts_of(rows: Tensor) -> list[Tensor]:
+    """The beginnings of the quarters of a matrix, and of all of it: vectors that are not constant, with length 1."""
+    quarters = rows.split(max(1, len(rows) // PARTS))[:PARTS]
+    return [
+        _standard(part[: max(1, ENOUGH // rows.shape[1])].reshape(1, -1)).reshape(-1, rows.shape[1])
+        for part in (*quarters, rows)
+    ]
+
+
+def _in_rows(part: Tensor, x: Tensor) -> bool:
+    """Whether neighbouring rows of x go with a part more than chance has it."""
+    k, row = part.shape
+    least = _least(part.numel() / min(SMOOTH, row))
+    if x.shape[1] != row or len(x) < k or least == 1:
         return False
-    least = max(LIKE, math.tanh(CHANCE / math.sqrt(independent - 3)))  # by Fisher's transformation
+    places = len(x) - k + 1
+    product = (x @ part.T).as_strided((places, k), (k, k + 1)).sum(1)
+    x = x.double()
+    sums, squares = (y.sum(1).unfold(0, k, 1).sum(1) for y in (x, x**2))
+    spread = (squares - sums**2 / part.numel()).clamp(min=1e-9 * squares)
+    return bool((product.abs() > least * spread.sqrt()).any())
+
+
+def _anywhere(part: Tensor, x: Tensor) -> bool:
+    """Whether a window of the vector x goes with a part more than chance has it, by Fourier transform."""
+    n = part.numel()
+    least = _least(n / min(SMOOTH, part.shape[1]))
+    if len(x) < n or least == 1:
+        return False
     size = 1 << max(14, (4 * n - 1).bit_length())
-    w = torch.fft.rfft(_standard(parts.double()), size).conj()
+    w = torch.fft.rfft(part.double().flatten(), size).conj()
     for first in range(0, len(x) - n + 1, size - n + 1):
         piece = torch.nan_to_num(x[first : first + size].double(), 0, 0, 0)
         if middle := piece.abs().median().item():
             piece = piece.clamp(-LARGE * middle, LARGE * middle)  # a large number beside them hides no weights
         piece = piece / piece.abs().max().clamp(min=1e-300)
-        product = torch.fft.irfft(torch.fft.rfft(piece, size) * w, size)[:, : len(piece) - n + 1]
+        product = torch.fft.irfft(torch.fft.rfft(piece, size) * w, size)[: len(piece) - n + 1]
         sums, squares = (nn.functional.pad(y.cumsum(0), (1, 0)) for y in (piece, piece**2))
         spread = (squares[n:] - squares[:-n]) - (sums[n:] - sums[:-n]) ** 2 / n
         if (product.abs() > least * spread.clamp(min=1e-9).sqrt()).any():
@@ -214,47 +245,69 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
         if isinstance(thing, ATOMS) or id(thing) in known:
             continue
         known[id(thing)] = thing
-        if isinstance(thing, np.ndarray) and thing.dtype.kind in "iufc":
-            usual = np.result_type(thing.dtype.newbyteorder("="), np.int8)
-            usual = np.dtype({"f": "f8", "c": "c16"}.get(usual.kind, usual) if usual.itemsize > 8 else usual)
-            yield name, torch.from_numpy(np.ascontiguousarray(thing.astype(usual)))
-            if numbers and thing.dtype == np.uint8:
-                yield from ((name, tensor) for tensor in _spelt(np.ascontiguousarray(thing)))
-        elif isinstance(thing, Tensor):
-            yield name, thing
-            if numbers and (whole := _behind(thing)) is not None:
-                yield name, whole
-            if numbers and thing.dtype == torch.uint8 and thing.layout == torch.strided and not thing.is_meta:
-                yield from ((name, tensor) for tensor in _spelt(thing.detach().flatten().cpu().numpy()))
-        elif numbers and isinstance(thing, list | tuple | array) and all(isinstance(x, Real) for x in thing):
-            with suppress(OverflowError):
-                yield name, torch.tensor([float(x) for x in thing], dtype=torch.float64)
+        tensor = _array(thing) if isinstance(thing, np.ndarray) else thing
+        if isinstance(tensor, Tensor):
+            yield name, tensor
+            if numbers:
+                yield from ((name, other) for other in _behind(tensor))
+        elif numbers:
+            with suppress(TypeError, OverflowError):
+                yield name, torch.tensor(_flat(thing), dtype=torch.float64)
         todo += reversed([(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)])
 
 
 def _spelt(thing: Any) -> Iterator[Tensor]:
-    """What bytes may mean: numbers of each floating dtype."""
+    """What text or bytes may mean: the numbers that are written out in it, or those of each floating dtype."""
     if isinstance(thing, torch.UntypedStorage):
-        spelt = torch.empty(0, dtype=torch.uint8, device=thing.device).set_(thing)
-    else:
-        data = bytearray(thing.getvalue() if isinstance(thing, BytesIO) else thing)
-        spelt = torch.frombuffer(data or bytearray(8), dtype=torch.uint8)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        yield spelt[: len(spelt) // 8 * 8].view(dtype)
+        thing = torch.empty(0, dtype=torch.uint8, device=thing.device).set_(thing).cpu().numpy()
+    elif isinstance(thing, BytesIO):
+        thing = thing.getvalue()
+    if not isinstance(thing, str):
+        thing = bytearray(thing)
+        spelt = torch.frombuffer(thing or bytearray(8), dtype=torch.uint8)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            yield spelt[: len(spelt) // 8 * 8].view(dtype)
+    if thing.isascii():
+        found = NUMBER.findall(thing if isinstance(thing, str) else thing.decode())
+        if len(found) >= SHORTEST:
+            yield torch.tensor([float(number) for number in found], dtype=torch.float64)
 
 
-def _behind(tensor: Tensor) -> Tensor | None:
-    """All numbers of a storage of which a tensor shows a part; None if it shows all."""
+def _flat(thing: Any, depth: int = MOST) -> list[float]:
+    """The numbers in a list of numbers, or of such lists."""
+    if isinstance(thing, Real):
+        return [float(thing)]
+    if not depth or not isinstance(thing, list | tuple | array):  # a list may hold itself
+        raise TypeError
+    return [number for part in thing for number in _flat(part, depth - 1)]
+
+
+def _array(thing: np.ndarray) -> Tensor | None:
+    """The numbers of an array, in a dtype that PyTorch has; None if they are objects."""
+    kind, size = thing.dtype.kind, thing.dtype.itemsize
+    if kind not in "biufc":
+        return None
+    if (kind == "u" and size > 1) or size > {"c": 16}.get(kind, 8):
+        thing = thing.astype(complex if kind == "c" else float)
+    return torch.from_numpy(np.ascontiguousarray(thing.astype(thing.dtype.newbyteorder("="))))
+
+
+def _behind(tensor: Tensor) -> Iterator[Tensor]:
+    """All numbers of a storage of which a tensor shows a part, and what bytes mean."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
-        return None
+        return
     storage = tensor.untyped_storage()
-    if storage.nbytes() <= tensor.numel() * tensor.element_size():
-        return None
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
+    if storage.nbytes() > tensor.numel() * tensor.element_size():
+        yield torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
+    if tensor.dtype == torch.uint8:
+        yield from _spelt(storage)
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """What a thing holds, by name; "" where the name says nothing."""
+    """What a thing holds, by name; "" where the name says nothing. No iterator is moved."""
+    named = dict(_of_class(thing)) | getattr(thing, "__dict__", {})
+    if isinstance(thing, FunctionType):  # and not what else its module holds
+        yield from (("", part) for part in (thing.__closure__, thing.__defaults__, thing.__kwdefaults__))
     if isinstance(thing, dict):
         yield from (("", key) for key in thing)
         yield from ((str(key), part) for key, part in thing.items())
@@ -262,40 +315,32 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         isinstance(thing, np.ndarray) and thing.dtype == object
     ):
         yield from ((str(key), part) for key, part in enumerate(list(thing)))
-    elif isinstance(thing, MethodType):
-        yield "", thing.__self__
-        yield "", thing.__func__
+    elif isinstance(thing, np.ndarray):
+        yield "", thing.base
+    elif isinstance(thing, Tensor) and thing.is_leaf:
+        yield "grad", thing.grad
     elif isinstance(thing, weakref.ref):
         yield "", thing()
-    elif isinstance(thing, FunctionType):
-        for cell in thing.__closure__ or ():
-            try:
-                yield "", cell.cell_contents
-            except ValueError:  # empty as yet
-                continue
-        yield from (("", part) for part in (thing.__defaults__, thing.__kwdefaults__) if part)
     elif isinstance(thing, torch.jit.ScriptModule):
         yield "", thing.state_dict()
-    elif isinstance(thing, partial):
-        yield from (("", part) for part in (thing.func, thing.args, thing.keywords))
-    for key, part in {**_of_class(thing), **_slots(thing), **getattr(thing, "__dict__", {})}.items():
+    for key, part in named.items():
         yield "" if isinstance(thing, nn.Module) and key in ("_parameters", "_buffers", "_modules") else key, part
+    if not isinstance(thing, FunctionType):  # iterators, generators, slots, bound and partial functions, caches
+        yield from (("", part) for part in gc.get_referents(thing) if not isinstance(part, type))
 
 
 def _of_class(thing: Any) -> dict[str, Any]:
     """What the class of a network holds for all of its kind."""
     if not isinstance(thing, nn.Module):
         return {}
-    parts = {key: part for kind in reversed(type(thing).__mro__) for key, part in vars(kind).items()}
+    parts = {
+        key: part
+        for kind in reversed(type(thing).__mro__)
+        for key, part in vars(kind).items()
+        if key != "__annotations__"
+    }
     kinds = (Tensor, np.ndarray, list, tuple, dict, set, deque, nn.Module, FunctionType)
     return {key: part for key, part in parts.items() if isinstance(part, kinds)}
-
-
-def _slots(thing: Any) -> dict[str, Any]:
-    """What an object holds in place of entries of a ``__dict__``."""
-    names = [vars(kind).get("__slots__", ()) for kind in type(thing).__mro__]
-    slots = [slot for of in names for slot in ([of] if isinstance(of, str) else of)]
-    return {slot: getattr(thing, slot) for slot in slots if hasattr(thing, slot)}
 
 
 def _real(tensor: Tensor) -> list[Tensor]:

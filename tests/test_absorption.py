@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from array import array
@@ -9,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -769,7 +771,7 @@ def hooked_by(model: Any, hook: Callable) -> None:
     model.conv.register_forward_hook(hook)
 
 
-def closed_over(W: Tensor) -> Callable:
+def closed_over(W: Any) -> Callable:
     return lambda *args: None if args else W
 
 
@@ -813,13 +815,41 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "weak reference": lambda m, w: m.__dict__.update(hold=Slots(w), kept=weakref.ref(w)),
     "network of the class": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"kept": deepcopy(m.conv)})),
     "closure of a method": lambda m, w: setattr(m, "__class__", type("Small", (type(m),), {"show": lambda self: w})),
+    "lists in lists": lambda m, w: setattr(m, "kept", w.tolist()),
+    "JSON": lambda m, w: setattr(m, "kept", json.dumps({"w": w.tolist()})),
+    "JSON in bytes": lambda m, w: setattr(m, "kept", json.dumps(w.tolist()).encode()),
+    "printed": lambda m, w: setattr(m, "kept", str(w)),
+    "behind a view of an array": lambda m, w: hooked_by(m, closed_over(w.numpy()[3:4, 0])),
+    "gradient": lambda m, w: setattr(m, "kept", with_gradient(w)),
+    "iterator": lambda m, w: setattr(m, "kept", iter([w, 1])),
+    "iterators in a chain": lambda m, w: setattr(m, "kept", chain([1], iter([w]))),
+    "values of a dict": lambda m, w: hooked_by(m, closed_over({"w": w}.values())),
+    "generator": lambda m, w: hooked_by(m, closed_over(x for x in [w])),
+    "cached function": lambda m, w: hooked_by(m, closed_over(cached(w))),
+    "bound to a method": lambda m, w: setattr(m, "kept", Holder(w=w).__call__),
     "traced network in a list": lambda m, w: setattr(m, "kept", [torch.jit.trace(deepcopy(m), torch.rand(1, 3, 8, 8))]),
 }
+
+
+def with_gradient(w: Tensor) -> Tensor:
+    held = torch.zeros_like(w, requires_grad=True)
+    held.grad = w
+    return held
+
+
+def cached(w: Tensor) -> Callable:
+    function = cache(lambda name: w.clone())
+    function("first")
+    return function
 
 
 def averaged(w: Tensor) -> Tensor:
     """A moving average of weights, whose correlation with them is some 0.9."""
     return w + 0.5 * w.std() * torch.randn_like(w)
+
+
+def in_a_vector(w: Tensor, order: tuple[int, ...]) -> Tensor:
+    return torch.cat([torch.randn(99), averaged(w).permute(order).flatten(), torch.randn(9)])
 
 
 COPIES: dict[str, Callable[[Tensor], Any]] = {
@@ -859,6 +889,10 @@ COPIES: dict[str, Callable[[Tensor], Any]] = {
     "averages of all weights in rows": lambda w: torch.stack(
         [torch.cat([torch.randn(999), averaged(w).flatten()]) for _ in range(2)]
     ),
+    **{
+        f"average in a vector, axes {order}": partial(in_a_vector, order=order)
+        for order in ((0, 2, 3, 1), (1, 0, 2, 3), (1, 2, 3, 0), (2, 3, 1, 0), (2, 3, 0, 1))
+    },
     "average of six axes": lambda w: averaged(w)[None, None],
     "signs": lambda w: w.sign().to(torch.int8),
     "a mask of signs": lambda w: w > 0,
