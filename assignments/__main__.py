@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -16,6 +15,7 @@ from assignments.grade import grade
 from assignments.grades import Grades
 from assignments.notebook import HERE, assignments
 from assignments.variants import NAMES
+from mixerkey.parties.commands import whole
 
 MISSING = """bubblewrap is not installed, so nothing would keep a submission away from your files.
 On Debian or Ubuntu: apt install bubblewrap. On Fedora: dnf install bubblewrap. On macOS there is none: grade on a Linux
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     grading.add_argument("submissions", type=Path, help="the folder, or the archive of a learning platform")
     grading.add_argument("--student", nargs="+", default=[], metavar="NAME", help="only these, by the table's names")
     grading.add_argument("--only", choices=NAMES, nargs="+", default=[], help="which assignments")
-    grading.add_argument("--jobs", type=_from(1), help="how many at a time; one a core by default")
+    grading.add_argument("--jobs", type=whole(1), help="how many at a time; one a core by default")
     grading.add_argument("--trust", action="store_true", help="without a sandbox, where there is no bubblewrap")
     grading.set_defaults(run=_grade)
     marking = commands.add_parser("marks", help="add the marks that you have entered in grades.xlsx to the sums")
@@ -53,19 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (grading, marking):
         command.add_argument("--out", type=Path, default=Path("dist/grades"))
     for command in (building, grading, marking):
-        command.add_argument("--seed", type=_from(0), default=0, help="of the class's variant; 0 by default")
+        command.add_argument("--seed", type=whole(0), default=0, help="of the class's variant; 0 by default")
     return parser
-
-
-def _from(least: int) -> Callable[[str], int]:
-    """What argparse takes: a number from there on."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"it is a whole number from {least} on, got {text!r}")
-        return int(text)
-
-    return number
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -6,10 +6,8 @@ The other commands are those of the three parties. Progress is shown where stder
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,14 +20,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mixerkey.convmixer import ConvMixer, load_pretrained, replaceable, save_model
+from mixerkey.convmixer import ConvMixer, load_pretrained, replaceable_network, save_model
 from mixerkey.data import load_cifar10, load_digits
 from mixerkey.evaluation import accuracy
 from mixerkey.experiments.paper import REPRODUCED, report, reproduce
-from mixerkey.files import make_folder, one_line, read_json, write_json
-from mixerkey.parties.commands import add_commands
+from mixerkey.files import explained, make_folder, read_json, replaceable, write_json
+from mixerkey.parties.commands import add_commands, whole
 from mixerkey.training import DIGITS, FAST, LESSON, PAPER, VIT, Recipe, train
 from mixerkey.vit import ViT
+
+RECEIPT = "a receipt that this command wrote"
 
 
 class Trained(NamedTuple):
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit(f"mixerkey: {error.name} is missing; pip install 'mixerkey[service]'") from error
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         _give_up_stdout()
-        raise SystemExit(f"mixerkey: {_explained(error)}") from error
+        raise SystemExit(f"mixerkey: {explained(error)}") from error
     return 0
 
 
@@ -104,13 +104,6 @@ def _give_up_stdout() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _explained(error: Exception) -> str:
-    """What went wrong, on one line."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}", 500)
-    return one_line(error, 500) or type(error).__name__
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -129,7 +122,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         help="for cifar10, fast takes 3.2 million images, lesson 1.1 million, and paper 10 million",
     )
     command.add_argument("--out", type=Path, required=True, help="folder for weights, receipt and checkpoint")
-    command.add_argument("--seed", type=_seed, default=0)
+    command.add_argument("--seed", type=whole(0), default=0)
     command.add_argument(
         "--validation",
         type=int,
@@ -155,7 +148,8 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     make_folder(options.out)
-    path = _receipt(options.out / "paper.json", "experiments")
+    path = options.out / "paper.json"
+    replaceable(path, RECEIPT, lambda found: read_json(found)["experiments"])
     with _processes():
         receipt = reproduce(options.name, options.out, only=options.only, progress=sys.stderr.isatty())
         if _first():
@@ -172,8 +166,9 @@ def _train(options: argparse.Namespace) -> None:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     make_folder(options.out)
-    replaceable(weights := options.out / f"{options.name}.safetensors")  # before the work
-    path = _receipt(options.out / f"{options.name}.json", "images_processed")
+    weights, path = (options.out / f"{options.name}{suffix}" for suffix in (".safetensors", ".json"))
+    replaceable_network(weights)  # before the work
+    replaceable(path, RECEIPT, lambda found: read_json(found)["images_processed"])
     images, labels = load("train")
     if not 0 <= options.validation < len(images):
         raise ValueError(f"--validation holds out 0 to {len(images) - 1:,} images, got {options.validation}")
@@ -198,27 +193,6 @@ def _train(options: argparse.Namespace) -> None:
             save_model(model.cpu(), weights)
             write_json(path, receipt)
             print(f"accuracy on the {'validation' if options.validation else 'test'} images: {receipt['accuracy']:.4f}")
-
-
-def _receipt(path: Path, entry: str) -> Path:
-    """A path where at most a receipt that holds such an entry will be replaced."""
-    if os.path.lexists(path):
-        try:
-            ours = entry in read_json(path)
-        except (OSError, ValueError):
-            ours = False
-        if not ours:
-            reason = (
-                "it exists already, and is not a receipt that this command wrote; move it away or choose another --out"
-            )
-            raise FileExistsError(errno.EEXIST, reason, str(path))
-    return path
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"a seed is a number from 0 to 2^63 - 1, got {one_line(text, 40)}")
-    return int(text)
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from importlib.resources import as_file, files
 from math import prod
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixerkey.absorption import unwrapped
-from mixerkey.files import Entry, load_tensors, parse_json, save_tensors
+from mixerkey.files import Entry, load_tensors, parse_json, replaceable, save_tensors
 from mixerkey.vit import ViT
 
 PRETRAINED = ("cifar10", "digits", "vit")
@@ -235,36 +233,23 @@ def save_model(model: ConvMixer | ViT, path: str | Path, **metadata: str) -> Non
         check_values(weights)
     except ValueError as error:
         raise ValueError(f"the network could not be loaded again: {error}; undo what changed its layers") from error
-    over = replaceable(path, "card" in metadata)
+    over = replaceable_network(path, "card" in metadata)
     save_tensors(path, weights, {name: json.dumps(model.sizes)} | metadata, exclusive=over is None, over=over)
 
 
-def replaceable(path: str | Path, encrypted: bool = False) -> bytes | None:
+def replaceable_network(path: str | Path, encrypted: bool = False) -> bytes | None:
     """The file at `path`, if it holds a network, plain or `encrypted`, that another may replace; None if none is there.
 
     Raises:
         FileExistsError: there is anything else.
-
-    >>> replaceable(__file__)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    FileExistsError: ...
     """
-    if not os.path.lexists(path):
-        return None
-    what = f"{'an encrypted' if encrypted else 'a plain'} network that mixerkey saved"
 
     def plan(metadata: dict[str, str], entries: dict[str, Entry]) -> None:
         if metadata.keys().isdisjoint(ARCHITECTURES) or ("card" in metadata) != encrypted:
-            raise ValueError(f"it is not {what}")
+            raise ValueError("it is another file")
 
-    try:
-        content = Path(path).read_bytes()
-        load_tensors(path, plan)
-    except (OSError, ValueError):
-        reason = f"it exists already, and is not {what}; move it away or choose another name"
-        raise FileExistsError(errno.EEXIST, reason, str(path)) from None
-    return content
+    what = f"{'an encrypted' if encrypted else 'a plain'} network that mixerkey saved"
+    return replaceable(path, what, lambda found: load_tensors(found, plan))
 
 
 def load_model(path: str | Path) -> Any:

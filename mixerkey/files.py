@@ -198,6 +198,28 @@ def taking_turns(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def replaceable(path: str | Path, what: str, read: Callable[[Path], object]) -> bytes | None:
+    """The content of the file at `path`, which another may replace if `read` takes it; None if nothing is there.
+
+    Raises:
+        FileExistsError: there is anything else than `what`.
+
+    >>> replaceable(__file__, "a receipt", read_json)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    FileExistsError: ...
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        content = Path(path).read_bytes()
+        read(Path(path))
+    except (OSError, ValueError, LookupError):
+        reason = f"it exists already, and is not {what}; move it away or choose another name or folder"
+        raise FileExistsError(errno.EEXIST, reason, str(path)) from None
+    return content
+
+
 def make_folder(path: str | Path) -> None:
     """Make a folder, unless it is there, and prove that it can be written to, before long work is done for it.
 
@@ -381,6 +403,20 @@ def one_line(text: object, limit: int = 300) -> str:
     'wrong [2Jkey'
     """
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
+
+
+def explained(error: Exception) -> str:
+    """What went wrong, on one line.
+
+    >>> explained(FileNotFoundError(errno.ENOENT, "No such file", "key.json"))
+    'key.json: No such file'
+    """
+    if not isinstance(error, OSError) or error.filename is None or not error.strerror:
+        return one_line(error, 500) or type(error).__name__
+    path, reason = os.fsdecode(error.filename), error.strerror
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        reason = f"it is a link to {os.readlink(path)}, which is not there"
+    return one_line(f"{path}: {reason}", 500)
 
 
 def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -174,10 +174,15 @@ def decode(
             f"; it holds a {found.removeprefix('mixerkey ')}" if isinstance(found, str) and found[9:] in KINDS else ""
         )
         raise KeyFileError(f"{name} is not a mixerkey {wanted} file{what}")
-    if document.get("version") != FORMAT_VERSION or not _whole(document["version"]):
+    version = document.get("version")
+    if not _whole(version) or version < FORMAT_VERSION:
         raise KeyFileError(
-            f"{name} has format version {document.get('version')!r}, this mixerkey reads version {FORMAT_VERSION}; "
-            "upgrade mixerkey"
+            f"{name} says {version!r:.40} where its format version, a whole number, should stand: it was altered; "
+            "copy it again"
+        )
+    if version > FORMAT_VERSION:
+        raise KeyFileError(
+            f"{name} has format version {version}, this mixerkey reads version {FORMAT_VERSION}; upgrade mixerkey"
         )
     for field, expected in (("patch_size", patch_size), ("channels", channels)):
         if expected is not None and _whole(document.get(field)) and document[field] != expected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from mixerkey.files import one_line, write_file
+from mixerkey.files import explained, one_line, write_file
 
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 OTHERS = {".heic", ".heif", ".jxl", ".svg", ".cr2", ".nef", ".arw", ".dng"}  # pictures that Pillow does not open
@@ -54,7 +55,8 @@ def open_picture(
             raise ValueError("it is no regular file")
         Image.init()
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Pillow would give to Ghostscript
-        with Image.open(source, formats=formats) as image:
+        large = Image.DecompressionBombWarning  # what is twice as large is refused
+        with warnings.catch_warnings(action="ignore", category=large), Image.open(source, formats=formats) as image:
             if png and image.format != "PNG":
                 raise ValueError(f"it is a {image.format}, and no PNG as encrypt writes it: other formats lose pixels")
             check_meaning(image)
@@ -99,31 +101,34 @@ def read_picture(
 
 
 def check_rows(stream: BinaryIO) -> None:
-    """Refuse a PNG whose pixels are damaged, end before its last row, which Pillow would fill with black, or say by a
-    code that they are not sRGB.
+    """Refuse a PNG whose pixels are damaged, end before its last row or lack their palette, which Pillow would fill
+    with black, or say by a code that they are not sRGB.
 
     Args:
         stream: at any place, where it is left.
 
     Raises:
-        ValueError: rows are missing, a checksum is wrong, or the colours are others than sRGB's.
+        ValueError: rows or the palette are missing, a checksum is wrong, or the colours are others than sRGB's.
     """
     place = stream.tell()
     stream.seek(8)
-    inflate, found, needed = zlib.decompressobj(), 0, 0
+    inflate, found, needed, colours = zlib.decompressobj(), 0, 0, True
     try:
         while len(head := stream.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
-            if kind not in (b"IHDR", b"IDAT", b"cICP"):
+            if kind not in (b"IHDR", b"PLTE", b"IDAT", b"cICP"):
                 stream.seek(length + 4, os.SEEK_CUR)
                 continue
             data, checksum = stream.read(length), stream.read(4)
             if len(checksum) == 4 and zlib.crc32(kind + data) != int.from_bytes(checksum):
                 raise zlib.error
-            if kind == b"cICP" and data[:2] != b"\x01\x0d":  # which comes before every profile, and Pillow skips
+            if kind == b"cICP" and data != b"\x01\x0d\0\1":  # which comes before every profile, and Pillow skips
                 raise ValueError(f"its colours are those of cICP {', '.join(map(str, data))}; save it in sRGB")
             if kind == b"IHDR":
-                needed = _inflated(data)
+                needed, colours = _inflated(data), data[9] != 3
+            colours |= kind == b"PLTE"
+            if kind == b"IDAT" and not colours:  # Pillow would show it black
+                raise ValueError("its palette is missing; save it again")
             while kind == b"IDAT" and data and found < needed:
                 found += len(inflate.decompress(data, 2**16))
                 data = inflate.unconsumed_tail
@@ -304,5 +309,5 @@ def convert_folder(
             convert_picture(name, out / name.relative_to(folder), channels, cipher, png=png)
             done += 1
         except (OSError, ValueError) as error:
-            failed.append(one_line(error))
+            failed.append(explained(error))
     return done, failed

@@ -29,6 +29,7 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     main(["keygen", "key.json", "--patch-size", "2", "--channels", "1"])
     main(["encrypt-model", "digits", "key.json", "a.safetensors"])
     (tmp_path / "copy.json").write_bytes((tmp_path / "key.json").read_bytes())
+    (tmp_path / "lost.png").symlink_to("nowhere")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/digits.json").write_text("[1, 2]")
     (tmp_path / "strange/paper.json").write_text('{"title": "my paper"}')
@@ -82,6 +83,9 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("classify --key none.json", "none.json: No such file or directory"),
         ("classify none.png --key key.json --url http://127.0.0.1:1", "127.0.0.1:1"),
         ("encrypt none.png out.png --key key.json", "none.png: No such file or directory"),
+        ("encrypt lost.png out.png --key key.json", "lost.png: it is a link to nowhere, which is not there"),
+        ("encrypt none.png out.png --key lost.png", "lost.png: it is a link to nowhere, which is not there"),
+        ("encrypt-model lost.png key.json m --side 8", "it is a link to nowhere, which is not there"),
         ("decrypt a.jpg out.png --key key.json", "a.jpg: No such file or directory"),
         ("encrypt . ../out --key key.json", "there is no .png in"),
         ("encrypt . out --key key.json", "out lies within ., which is read"),
@@ -114,6 +118,9 @@ def test_a_wrong_value_gets_one_line_and_writes_nothing(
         "keygen key.json --patch-size two --channels 1",
         "serve models --port http",
         "encrypt in.png",
+        "keygen new/ --patch-size 2 --channels 1",
+        "encrypt-model digits key.json new/",
+        "rotate a.safetensors key.json new.json new/",
     ],
 )
 def test_a_wrong_command_is_a_2_and_shows_the_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +130,15 @@ def test_a_wrong_command_is_a_2_and_shows_the_usage(command: str, capsys: pytest
     assert capsys.readouterr().err.startswith("usage: mixerkey")
 
 
-@pytest.mark.parametrize("name", ["", "a\0b"])
-def test_a_file_needs_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "a file needs a name"), ("a\0b", "a file needs a name"), ("new/", "new/ names a folder; name a file in it")],
+)
+def test_a_file_needs_a_name(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["keygen", name, "--patch-size", "2", "--channels", "1"])
     assert stop.value.code == 2
-    assert "a file needs a name" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_token_that_is_set_and_empty_protects_nothing(third: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image, ImageCms
 from mixerkey import Key, encrypt_images
 from mixerkey.__main__ import main
 from mixerkey.keys import BlockOrder
-from mixerkey.pictures import convert_folder, read_picture, write_picture
+from mixerkey.pictures import convert_folder, open_picture, read_picture, write_picture
 
 QUARTERS = torch.tensor([[10, 80], [160, 250]], dtype=torch.uint8)  # of 16 × 16 pixels each: no two alike
 PLAIN = QUARTERS.repeat_interleave(16, 0).repeat_interleave(16, 1)[None]  # (1, 32, 32)
@@ -160,6 +161,8 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     "half of the rows, interlaced": (lambda path: png(path, b"\0a" * 5, interlace=1), "rows are missing", False),
     "damaged data": (lambda path: spoil(png(path, b"\0abcd" * 4)), "damaged", False),
     "a damaged pixel": (flipped, "damaged", False),
+    "no palette": (lambda path: png(path, b"\0abcd" * 4, colour=3), "palette is missing", False),
+    "narrow range": (lambda path: with_chunk(path, b"cICP", b"\x01\x0d\0\0"), "cICP 1, 13, 0, 0", False),
     "linear light": (lambda path: with_chunk(path, *gamma(100_000)), "its gamma is 1, and a screen's is", False),
     "an old Mac's gamma": (lambda path: with_chunk(path, *gamma(55_556)), "its gamma is 0.55556", False),
     "Display P3": (lambda path: with_chunk(path, b"cICP", b"\x0c\x0d\0\1", mode="RGB"), "cICP 12, 13, 0, 1", False),
@@ -210,6 +213,11 @@ def test_a_screens_gamma_is_read(tmp_path: Path) -> None:
     ):
         path = with_chunk(tmp_path / "a.png", *chunks[0], *chunks[1:], mode=mode)
         assert torch.equal(read_picture(path, 1, exact=True), PLAIN)
+
+
+def test_a_large_photograph_is_read_without_a_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="error"):
+        assert open_picture(save(Image.new("1", (9_800, 9_800)), tmp_path / "a.png"), 1).size == (9_800, 9_800)
 
 
 def test_what_is_transparent_is_seen_on_black(tmp_path: Path) -> None:
@@ -336,6 +344,7 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
     KEYS["Key"].save("key.json")
     pictures(Path("in"), 3)
     Path("in", "elsewhere").symlink_to("deeper")
+    Path("in", "lost.png").symlink_to("nowhere")
     save(grey(PLAIN), Path("in", "photo.JPG"))
     Path("in", "phone.HEIC").write_bytes(b"what Pillow does not open")
     save(Image.new("L", (6, 3)), Path("in", "odd.png"))
@@ -351,15 +360,21 @@ def test_what_a_folder_has_and_is_not_encrypted_is_said(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(SystemExit, match=r"^mixerkey: 6 are not, the first because "):
+    with pytest.raises(SystemExit, match=r"^mixerkey: 7 are not, the first because "):
         main(["encrypt", "in", "out", "--key", "key.json"])
     printed = capsys.readouterr()
     assert "3 pictures are in out" in printed.out
-    assert len(printed.err.splitlines()) == 5  # the others
+    assert len(printed.err.splitlines()) == 6  # the others
     assert "in/odd.png: height and width must be divisible" in printed.err
     done, failed = convert_folder(Path("in"), Path("out2"), 1, lambda image: image)
     assert done == 4
-    said = "in/elsewhere is a link to a folder", "in/locked", "in/pipe.png can't be read", "in/photo.JPG is no .png"
+    said = (
+        "in/elsewhere is a link to a folder",
+        "in/lost.png: it is a link to nowhere",
+        "in/locked",
+        "in/pipe.png can't be read",
+        "in/photo.JPG is no .png",
+    )
     for words in said:
         assert any(words in line for line in failed), words
 

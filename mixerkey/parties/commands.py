@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from mixerkey.absorption import encrypt_model
 from mixerkey.cipher import decrypt_images, encrypt_images
 from mixerkey.convmixer import PRETRAINED, load_pretrained, load_with_metadata
 from mixerkey.data import CIFAR10_CLASSES, load_digits
-from mixerkey.files import keep_apart
+from mixerkey.files import keep_apart, one_line
 from mixerkey.key_files import load_key, load_key_and_id
 from mixerkey.keys import BlockKey, Key, block_size
 from mixerkey.parties.trainer import (
@@ -45,6 +46,30 @@ def named(text: str) -> Path:
     return Path(text)
 
 
+def a_file(text: str) -> Path:
+    """The path of what is a file, and no folder."""
+    path = named(text)
+    if text.endswith(("/", os.sep)):
+        raise argparse.ArgumentTypeError(f"{text} names a folder; name a file in it, such as {path / 'key.json'}")
+    return path
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` to 2^63 - 1.
+
+    >>> whole(1)("12")
+    12
+    """
+
+    def number(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) < 2**63:
+            got = one_line(text, 40)
+            raise argparse.ArgumentTypeError(f"it is a whole number from {least} to 2^63 - 1, got {got!r}")
+        return int(text)
+
+    return number
+
+
 FILE: dict[str, Any] = {"type": named}
 NEEDED: dict[str, Any] = {"type": named, "required": True}
 URL = "http://127.0.0.1:8000"
@@ -53,7 +78,7 @@ COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each
         "third party: draw a key, and with it an id that says nothing about it",
         "key.json --patch-size 2 --channels 1",
         {
-            "key": FILE | {"help": "JSON file to write, readable by its owner only"},
+            "key": {"type": a_file, "help": "JSON file to write, readable by its owner only"},
             "--patch-size": {"type": int, "required": True, "metavar": "M", "help": "2 for digits, 4 for cifar10"},
             "--channels": {"type": int, "required": True, "metavar": "C", "help": "1 for digits, 3 for cifar10"},
         },
@@ -64,7 +89,7 @@ COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each
         {
             "model": {"help": f"{', '.join(PRETRAINED)}, or a safetensors file that mixerkey trained"},
             "key": FILE,
-            "out": FILE,
+            "out": {"type": a_file},
             "--side": {"type": int, "metavar": "N", "help": "of the images, in pixels; needed for a file"},
             "--classes": {"metavar": "A,B,...", "help": "names of the outputs; by default 0, 1, ... for a file"},
         },
@@ -72,7 +97,7 @@ COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each
     "rotate": (
         "third party: from the old key to a new one, without decrypting the model and without retraining",
         "models/a.safetensors key.json new.json models/b.safetensors",
-        {"model": FILE, "old": FILE, "new": FILE, "out": FILE},
+        {"model": FILE, "old": FILE, "new": FILE, "out": {"type": a_file}},
     ),
     **{
         name: (
