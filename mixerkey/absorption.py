@@ -511,8 +511,8 @@ def _changed(before: nn.Module, after: nn.Module) -> list[tuple[Tensor, Tensor]]
         if plain.ndim > 1 and plain.layout == torch.strided and name in new and not torch.equal(plain, new[name]):
             rows, others = (x[0] if x.ndim > 2 and len(x) == 1 else x for x in (plain, new[name]))  # as positions are
             if rows.shape == others.shape:
-                first, *_, last = (rows != others).flatten(1).any(1).nonzero().flatten().repeat(2).tolist()
-                rows = rows[first : last + 1]  # not the class token's
+                changed = (rows != others).flatten(1).any(1).nonzero()
+                rows = rows[changed.min() : changed.max() + 1]  # not the class token's
             pairs.append((rows, new[name]))
     return pairs
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from io import BytesIO
 from itertools import permutations
 from numbers import Real
-from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ PIECE = 2**20  # numbers of a tensor, or candidates, at a time
 LARGEST = 2**28  # numbers of a sparse tensor that are written out
 BYTES = (str, bytes, bytearray, memoryview, BytesIO, torch.UntypedStorage)
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", re.ASCII)
-ATOMS = (*(str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType), *(type(None), FrameType))
+ATOMS = (str, bytes, int, float, complex, type, ModuleType, type(None), FrameType)
 
 
 def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | None:

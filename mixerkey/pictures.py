@@ -63,6 +63,8 @@ def open_picture(
             if image.format == "PNG":
                 check_rows(cast(BinaryIO, image.fp))
             image.load()
+            if image.mode == "P" and 3 * np.asarray(image).max() >= len(image.getpalette() or []):  # Pillow shows black
+                raise ValueError("its palette lacks colours that it has; save it again")
             shown = _on_black(_in_srgb(ImageOps.exif_transpose(image)), exact)
         if exact and channels == 1 and shown.mode == "RGB" and len({band.tobytes() for band in shown.split()}) > 1:
             raise ValueError("it has colours, which grey would lose; convert it first")
@@ -101,22 +103,22 @@ def read_picture(
 
 
 def check_rows(stream: BinaryIO) -> None:
-    """Refuse a PNG whose pixels are damaged, end before its last row or lack their palette, which Pillow would fill
-    with black, or say by a code that they are not sRGB.
+    """Refuse a PNG whose pixels are damaged, end before its last row, which Pillow would fill with black, or say by a
+    code that they are not sRGB.
 
     Args:
         stream: at any place, where it is left.
 
     Raises:
-        ValueError: rows or the palette are missing, a checksum is wrong, or the colours are others than sRGB's.
+        ValueError: rows are missing, a checksum is wrong, or the colours are others than sRGB's.
     """
     place = stream.tell()
     stream.seek(8)
-    inflate, found, needed, colours = zlib.decompressobj(), 0, 0, True
+    inflate, found, needed = zlib.decompressobj(), 0, 0
     try:
         while len(head := stream.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
-            if kind not in (b"IHDR", b"PLTE", b"IDAT", b"cICP"):
+            if kind not in (b"IHDR", b"IDAT", b"cICP"):
                 stream.seek(length + 4, os.SEEK_CUR)
                 continue
             data, checksum = stream.read(length), stream.read(4)
@@ -125,10 +127,7 @@ def check_rows(stream: BinaryIO) -> None:
             if kind == b"cICP" and data != b"\x01\x0d\0\1":  # which comes before every profile, and Pillow skips
                 raise ValueError(f"its colours are those of cICP {', '.join(map(str, data))}; save it in sRGB")
             if kind == b"IHDR":
-                needed, colours = _inflated(data), data[9] != 3
-            colours |= kind == b"PLTE"
-            if kind == b"IDAT" and not colours:  # Pillow would show it black
-                raise ValueError("its palette is missing; save it again")
+                needed = _inflated(data)
             while kind == b"IDAT" and data and found < needed:
                 found += len(inflate.decompress(data, 2**16))
                 data = inflate.unconsumed_tail

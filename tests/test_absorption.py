@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from io import BytesIO
 from itertools import chain
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -827,6 +827,7 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "generator": lambda m, w: hooked_by(m, closed_over(x for x in [w])),
     "cached function": lambda m, w: hooked_by(m, closed_over(cached(w))),
     "bound to a method": lambda m, w: setattr(m, "kept", Holder(w=w).__call__),
+    "bound to a built-in method": lambda m, w: setattr(m, "kept", w.clone),
     "traced network in a list": lambda m, w: setattr(m, "kept", [torch.jit.trace(deepcopy(m), torch.rand(1, 3, 8, 8))]),
 }
 
@@ -915,6 +916,66 @@ def holding(holder: str, copy: str, width: int = 16) -> Any:
 def test_a_plain_matrix_is_found_wherever_and_however_it_is_kept(holder: str, copy: str) -> None:
     with pytest.raises(ValueError, match="keep the plain matrix in '"):
         encrypt_model(holding(holder, copy), KEY)
+
+
+LARGE: dict[str, Callable[[Tensor], Any]] = {  # averages (256, 768), of which only beginnings are compared
+    "rows further down": lambda w: torch.cat([torch.randn(700, 768), w]),
+    "columns further down": lambda w: torch.cat([torch.randn(99, 256), w.T]),
+    "in a vector": lambda w: torch.cat([torch.randn(99_999), w.flatten(), torch.randn(9)]),
+    "columns in a vector": lambda w: torch.cat([torch.randn(999), w.T.flatten()]),
+    "channels last in a vector": lambda w: torch.cat(
+        [torch.randn(9), w.reshape(256, 3, -1).permute(2, 1, 0).flatten()]
+    ),
+    "the last quarter": lambda w: torch.cat([torch.randn(999), w[192:].flatten()]),
+    "a quarter between": lambda w: w[100:164],
+    "filter by filter": list,
+}
+
+
+@pytest.mark.parametrize("copy", LARGE)
+def test_an_average_of_a_large_matrix_is_found_wherever_it_lies(copy: str) -> None:
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Conv2d(3, 256, 16, 16), nn.Flatten())
+    model.kept = LARGE[copy](averaged(model[0].weight.detach().flatten(1)))
+    with pytest.raises(ValueError, match="keep the plain matrix in 'kept"):
+        encrypt_model(model, Key.from_seed(0, 16, 3))
+
+
+POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {  # (64, 24), of an 8 × 8 grid
+    "as they are": lambda w: w,
+    "map": lambda w: w.T.reshape(1, 24, 8, 8),
+    "half of the map": lambda w: w.T.reshape(24, 8, 8).half(),
+    "average map": lambda w: averaged(w).T.reshape(24, 8, 8),
+    "average grid": lambda w: averaged(w).reshape(8, 8, 24),
+    "average in a vector": lambda w: torch.cat([torch.randn(99), averaged(w).flatten()]),
+    "average with a class token": lambda w: torch.cat([torch.randn(1, 24), averaged(w)])[None],
+}
+
+
+@pytest.mark.parametrize("copy", POSITIONS)
+def test_a_copy_of_the_positions_is_found_under_an_order_of_blocks(copy: str) -> None:
+    torch.manual_seed(0)
+    model: Any = timm.models.VisionTransformer(depth=1, num_heads=2, **TIMM)
+    encrypt_model(model, ORDER)
+    model.kept = POSITIONS[copy](model.pos_embed.detach()[0, 1:].clone())
+    with pytest.raises(ValueError, match="keep the plain matrix in 'kept'"):
+        encrypt_model(model, ORDER)
+
+
+def test_a_network_without_a_patch_embedding_is_refused_before_it_runs() -> None:
+    class Reading(nn.Module):
+        """Looks at every pixel by itself, as a Perceiver does, at whatever cost."""
+
+        ran: ClassVar[list[int]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.ran.append(x.shape[-1])
+            return x.flatten(2).mean(2)
+
+    model = nn.Sequential(Reading(), nn.Linear(3, 64), nn.Linear(64, 5))
+    with pytest.raises(ValueError, match="the model has no layer that is a patch embedding"):
+        encrypt_model(model, KEY)
+    assert Reading.ran == []
 
 
 @pytest.mark.parametrize("width", [1, 3, 7])
