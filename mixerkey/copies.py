@@ -107,7 +107,7 @@ def _like(plain: Tensor, tensor: Tensor) -> bool:
     if any(_in_rows(part, x) for x in views for rows in (W, W.T) for part in _parts_of(rows)):
         return True
     vectors = [x.flatten() for x in views if tensor.ndim < 2 or x.shape[1] >= W.numel()]
-    axes = plain.flatten(2) if plain.ndim > 2 else plain  # filters, channels, pixels
+    axes = (plain.flatten(2) if plain.ndim > 2 else plain).squeeze()  # filters, channels, pixels
     orders = (axes.permute(order).reshape(W.shape) for order in permutations(range(axes.ndim)))
     return any(_anywhere(part, x) for rows in (orders if vectors else ()) for part in _parts_of(rows) for x in vectors)
 
@@ -146,7 +146,7 @@ def _anywhere(part: Tensor, x: Tensor) -> bool:
     least = _least(n / min(SMOOTH, part.shape[1]))
     if len(x) < n or least == 1:
         return False
-    size = 1 << max(14, (4 * n - 1).bit_length())
+    size = 1 << min(max(14, (4 * n - 1).bit_length()), (len(x) - 1).bit_length())
     w = torch.fft.rfft(part.double().flatten(), size).conj()
     for first in range(0, len(x) - n + 1, size - n + 1):
         piece = torch.nan_to_num(x[first : first + size].double(), 0, 0, 0)

@@ -29,7 +29,7 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     main(["keygen", "key.json", "--patch-size", "2", "--channels", "1"])
     main(["encrypt-model", "digits", "key.json", "a.safetensors"])
     (tmp_path / "copy.json").write_bytes((tmp_path / "key.json").read_bytes())
-    (tmp_path / "lost.png").symlink_to("nowhere")
+    (tmp_path / "lost").symlink_to("nowhere")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/digits.json").write_text("[1, 2]")
     (tmp_path / "strange/paper.json").write_text('{"title": "my paper"}')
@@ -83,9 +83,9 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("classify --key none.json", "none.json: No such file or directory"),
         ("classify none.png --key key.json --url http://127.0.0.1:1", "127.0.0.1:1"),
         ("encrypt none.png out.png --key key.json", "none.png: No such file or directory"),
-        ("encrypt lost.png out.png --key key.json", "lost.png: it is a link to nowhere, which is not there"),
-        ("encrypt none.png out.png --key lost.png", "lost.png: it is a link to nowhere, which is not there"),
-        ("encrypt-model lost.png key.json m --side 8", "it is a link to nowhere, which is not there"),
+        ("encrypt lost out.png --key key.json", "lost: it is a link to nowhere, which is not there"),
+        ("encrypt none.png out.png --key lost", "lost: it is a link to nowhere, which is not there"),
+        ("encrypt-model lost key.json m --side 8", "it is a link to nowhere, which is not there"),
         ("decrypt a.jpg out.png --key key.json", "a.jpg: No such file or directory"),
         ("encrypt . ../out --key key.json", "there is no .png in"),
         ("encrypt . out --key key.json", "out lies within ., which is read"),
