@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
 import zlib
 from collections.abc import Callable
@@ -52,7 +51,7 @@ def open_picture(
         raise ValueError(f"pictures have 1 or 3 channels, but {channels} are wanted")
     name = source if isinstance(source, str | Path) else "this file"
     try:
-        if isinstance(source, str | Path) and not stat.S_ISREG(Path(source).stat().st_mode):
+        if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
             raise ValueError("it is no regular file")
         Image.init()
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Pillow would give to Ghostscript
@@ -64,8 +63,8 @@ def open_picture(
             if image.format == "PNG":
                 check_rows(cast(BinaryIO, image.fp))
             image.load()
-            if image.mode == "P" and 3 * int(np.array(image).max()) >= len(image.getpalette() or []):
-                raise ValueError("its palette lacks colours that it has; save it again")  # Pillow shows them black
+            if image.mode == "P" and 3 * np.asarray(image).max() >= len(image.getpalette() or []):  # Pillow shows black
+                raise ValueError("its palette lacks colours that it has; save it again")
             shown = _on_black(_in_srgb(ImageOps.exif_transpose(image)), exact)
         if exact and channels == 1 and shown.mode == "RGB" and len({band.tobytes() for band in shown.split()}) > 1:
             raise ValueError("it has colours, which grey would lose; convert it first")

@@ -35,7 +35,7 @@ from mixerkey import (
 from mixerkey import keys as keys_of_the_package
 from mixerkey.attacks import image_statistics
 from mixerkey.attacks.challenge import photo_tiles
-from mixerkey.attacks.lattice import turned_lattice
+from mixerkey.attacks.lattice import sheared_lattice, turned_lattice
 from mixerkey.attacks.mixed import pixels, unmix
 from mixerkey.attacks.patch_keys import unlock_patches
 from mixerkey.blocks import segment
@@ -487,6 +487,34 @@ def test_what_is_no_turned_lattice_is_refused() -> None:
     for wrong in (torch.ones(1, 1, 32, 32), torch.ones(1, 3, 4, 32), torch.ones(3, 32, 32)):
         with pytest.raises(ValueError, match=r"need mixed images \(N, 3, H, W\), at least two blocks of 4 a side"):
             turned_lattice(wrong, 4, 3)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_any_matrix_is_whole_forms_of_a_lattice_to_whoever_has_pictures_like_those(seed: int) -> None:
+    """Estimates from moments are never exact; the whole forms near them are, and so is T, from every other tile."""
+    tiles, key = photo_tiles("left"), MatrixKey.invertible(2, 3, seed)
+    prior, mixed = image_statistics(tiles[::2], 2), encrypt_images(tiles[1::2], key)
+    estimate, found = unmix(mixed, prior, orthogonal=False).key.matrix(), sheared_lattice(mixed, prior)
+    T, largest = key.matrix(), key.matrix().abs().max()
+    left = found.key.matrix() @ torch.linalg.inv(T)
+    assert (estimate - T).abs().max() > 0.1 * largest
+    assert (left - left.round()).abs().max() < 1e-3
+    assert torch.equal(left.round().abs().sum(0), torch.ones(12).double())
+    assert torch.equal(left.round().abs().sum(1), torch.ones(12).double())
+    assert found.score > 1 - 1e-9
+    assert torch.equal(sheared_lattice(mixed, prior).key.matrix(), found.key.matrix())
+
+
+def test_what_is_no_sheared_lattice_is_refused() -> None:
+    tiles, key = photo_tiles("left"), MatrixKey.invertible(2, 3, seed=0)
+    prior, mixed = image_statistics(tiles[::2], 2), encrypt_images(tiles[1::2], key)
+    rounded = (127.5 * mixed).round() / 127.5
+    for hidden in (rounded, mixed[:2], torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))):
+        with pytest.raises(ValueError, match="not all pixels were found in a lattice of whole grey levels"):
+            sheared_lattice(hidden, prior)
+    for wrong in (torch.ones(1, 1, 32, 32), torch.ones(1, 3, 2, 32), torch.ones(3, 32, 32)):
+        with pytest.raises(ValueError, match=r"need mixed images \(N, 3, H, W\), at least two blocks of 2 a side"):
+            sheared_lattice(wrong, prior)
 
 
 def test_keys_per_patch_fall_to_360_encrypted_digits(digits: tuple[Tensor, Tensor]) -> None:

@@ -14,7 +14,7 @@ from mixerkey.attacks.exhaustion import all_keys, equivalence_classes, exhaustiv
 from mixerkey.attacks.fine_tuning import fine_tune_embedding
 from mixerkey.attacks.jigsaw import order_from_neighbours, solve_jigsaw
 from mixerkey.attacks.known import known_plaintext
-from mixerkey.attacks.lattice import turned_lattice
+from mixerkey.attacks.lattice import sheared_lattice, turned_lattice
 from mixerkey.attacks.mixed import unmix
 from mixerkey.attacks.model_only import by_fit, expected_grams, mismatch, model_only, settle
 from mixerkey.attacks.pairs import block_pairs, known_scrambled, least_squares, procrustes, signed_assignment
@@ -60,6 +60,7 @@ __all__ = [
     "relative_key",
     "relaxed_permutation",
     "settle",
+    "sheared_lattice",
     "signed_assignment",
     "solve_jigsaw",
     "turned_lattice",

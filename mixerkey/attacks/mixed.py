@@ -37,8 +37,8 @@ def unmix(mixed: Tensor, prior: ImageStatistics, *, orthogonal: bool = True) -> 
 
     Returns:
         an estimate of the key, a `MatrixKey`; its score is the `naturalness` of the images that it decrypts. It is
-        never exact; with like pictures, the nearer the more images there are. An orthogonal matrix is: see
-        `mixerkey.attacks.turned_lattice`.
+        never exact; with like pictures, the nearer the more images there are. What is exact, if it is found, begins
+        with whole grey levels: see `mixerkey.attacks.turned_lattice` and `mixerkey.attacks.sheared_lattice`.
 
     Raises:
         ValueError: images with another number of channels than the prior's.
@@ -55,20 +55,20 @@ def unmix(mixed: Tensor, prior: ImageStatistics, *, orthogonal: bool = True) -> 
     M = prior.patch_size
     if mixed.ndim != 4 or mixed.shape[1] != prior.channels:
         raise ValueError(f"the prior is for images (N, {prior.channels}, H, W), got {tuple(mixed.shape)}")
-    plain, hidden = prior.moments.products, _products(mixed, M)
-    A, B = _whitened(plain), _whitened(hidden)
+    plain, hidden = prior.moments.products, products(mixed, M)
+    A, B = whitened(plain), whitened(hidden)
     if orthogonal:  # no direction is drowned by the brightness, since logarithms are compared
         A, B = (np.concatenate([_log(products[0])[None], white]) for products, white in ((plain, A), (hidden, B)))
         starts = [(_eigenvectors(plain[0]), _eigenvectors(hidden[0]))]
     else:
         starts = [(_eigenvectors(a * A[0] + b * A[1]), _eigenvectors(a * B[0] + b * B[1])) for a, b in MIXES]
     A, B = (moments / np.linalg.norm(moments, axis=(1, 2), keepdims=True) for moments in (A, B))
-    Q = max((_refined(A, B, _aligned(A, B, U, V)) for U, V in starts), key=lambda Q: (A * (Q @ B @ Q.T)).sum())
+    Q = max((refined(A, B, _aligned(A, B, U, V)) for U, V in starts), key=lambda Q: (A * (Q @ B @ Q.T)).sum())
     keys = []
     for g in _colour_reflections(prior):
-        T = _refined(A, B, g @ Q)
+        T = refined(A, B, g @ Q)
         if not orthogonal:
-            T = _power(plain[0], -0.5) @ T @ _power(hidden[0], 0.5)
+            T = power(plain[0], -0.5) @ T @ power(hidden[0], 0.5)
         keys.append(MatrixKey(torch.from_numpy(T), M, prior.channels))
     scores = [naturalness(pixels(decrypt_images(mixed[:JUDGED], key)), prior) for key in keys]
     return Recovery(keys[int(np.argmax(scores))], max(scores))
@@ -91,13 +91,13 @@ def _colour_reflections(prior: ImageStatistics) -> list[np.ndarray]:
     return [np.kron(colours * signs @ colours.T, np.eye(area)) for signs in product((1, -1), repeat=C)]
 
 
-def _whitened(products: np.ndarray) -> np.ndarray:
+def whitened(products: np.ndarray) -> np.ndarray:
     """The moments of right and lower neighbours, whitened by Σ: (2, p, p)."""
-    root = _power(products[0], -0.5)
+    root = power(products[0], -0.5)
     return np.stack([root @ products[1] @ root, root @ products[2] @ root])
 
 
-def _power(S: np.ndarray, exponent: float) -> np.ndarray:
+def power(S: np.ndarray, exponent: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(S)
     return vectors * np.maximum(values, values[-1] * 1e-6) ** exponent @ vectors.T
 
@@ -119,7 +119,7 @@ def _aligned(A: np.ndarray, B: np.ndarray, U: np.ndarray, V: np.ndarray) -> np.n
     return U @ (_synchronised((F * G).sum(0))[:, None] * V.T)
 
 
-def _refined(A: np.ndarray, B: np.ndarray, Q: np.ndarray) -> np.ndarray:
+def refined(A: np.ndarray, B: np.ndarray, Q: np.ndarray) -> np.ndarray:
     """Q, turned until Q B Qᵀ comes no nearer to A."""
     for _ in range(ROUNDS):
         left, _, right = np.linalg.svd((A @ Q @ B.transpose(0, 2, 1) + A.transpose(0, 2, 1) @ Q @ B).sum(0))
@@ -139,7 +139,7 @@ def _synchronised(W: np.ndarray) -> np.ndarray:
     return s
 
 
-def _products(x: Tensor, patch_size: int) -> np.ndarray:
+def products(x: Tensor, patch_size: int) -> np.ndarray:
     """As `Moments.products`, of images that are normalised already."""
 
     def sums(part: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def least_squares(x: Tensor, y: Tensor, patch_size: int, channels: int) -> Recov
     True
     """
     a, b = x.double(), y.double()
-    _, values, directions = torch.linalg.svd(a, full_matrices=True)
+    _, values, directions = torch.linalg.svd(torch.linalg.qr(a, mode="r").R)  # of a few rows, however many a has
     rank = int((values > values[0] * max(a.shape) * 1e-12).sum()) if len(values) else 0
     unseen = directions[rank:]  # (p_b - rank, p_b)
     T = torch.linalg.pinv(a) @ b + unseen.T @ unseen

@@ -133,8 +133,8 @@ ATTACKS: dict[str, Attack] = {
     "second moments": Attack(LIKE, SIGNED, partial(t.second_moments, "like"), IMAGES),
     "whitening, photographs": Attack({"ciphertexts"}, MATRIX, partial(t.whitening, "photographs"), IMAGES),
     "whitening": Attack(LIKE, MATRIX, partial(t.whitening, "like"), (*IMAGES, 2400)),
-    "lattice, photographs": Attack({"ciphertexts"}, MATRIX[:1], partial(t.lattice, "photographs"), IMAGES),
-    "lattice": Attack(LIKE, MATRIX[:1], partial(t.lattice, "like"), IMAGES),
+    "lattice, photographs": Attack({"ciphertexts"}, MATRIX, partial(t.lattice, "photographs"), IMAGES),
+    "lattice": Attack(LIKE, MATRIX, partial(t.lattice, "like"), IMAGES),
     "neighbours, photographs": Attack({"ciphertexts"}, ("places",), partial(t.neighbours, "photographs"), (100, 900)),
     "neighbours": Attack(LIKE, ("places",), partial(t.neighbours, "like"), (100, 900)),
     "jigsaw": Attack({"ciphertexts"}, ("order",), t.jigsaw, IMAGES),
@@ -152,6 +152,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "each image alone, photographs": Attack({"ciphertexts"}, ("images",), partial(t.each_alone, "photographs"), (1,)),
     "each image alone": Attack(LIKE, ("images",), partial(t.each_alone, "like"), (1,)),
+    "each image alone, known images": Attack({"known images"}, ("images",), t.each_alone_after_known, IMAGES),
     "pairs": Attack({"known images"}, (*SIGNED, *MATRIX), t.pairs, (1, 10)),
     "pairs of each place": Attack({"known images"}, ("places",), t.pairs_of_each_place, (1, 10, 100)),
     "pairs and places": Attack({"known images"}, ("order", "scrambled"), t.pairs_and_places, (1, 10)),
@@ -256,14 +257,15 @@ def by_count(results: dict[str, list[list]], name: str) -> list[dict[str, Any]]:
 def setbacks(trials: dict[str, dict[str, dict[str, list]]]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Where an attack did worse with more images: scheme, what it did with fewer, and with more.
 
-    Worse is a smaller share of keys, or the same share and pictures that are less alike. An attacker may put images
-    aside, so an attack that gets worse is not the best one, or the trials were few.
+    Worse is a smaller share of keys, or the same share and pictures that are less alike, by whole decibels. An
+    attacker may put images aside, so an attack that gets worse is not the best one, or the trials were few.
     """
     found = []
     for row, attacks in trials.items():
         for name, counts in attacks.items():
             for fewer, more in pairwise(by_count(counts, name)):
-                if rank(more)[::2] < rank(fewer)[::2]:  # whatever the number of trials
+                shares = [one["whole"] / one["of"] for one in (fewer, more)]
+                if (shares[1], round(more["dB"])) < (shares[0], round(fewer["dB"])):
                     found.append((row, fewer, more))
     return found
 

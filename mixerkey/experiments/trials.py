@@ -42,6 +42,7 @@ from mixerkey.attacks import (
     order_from_neighbours,
     order_from_positions,
     procrustes,
+    sheared_lattice,
     signed_assignment,
     solve_jigsaw,
     turned_lattice,
@@ -64,6 +65,7 @@ from mixerkey.vit import ViT
 SECRET = 5000  # test images from here on are secret; what attackers train has seen those before
 EXACT = 100.0  # dB, of an image that comes back exactly; one encrypted with the paper's key has 8 to 10
 JUDGED = 20  # images of each draw on which the decryption is judged
+WINDOW = 8  # pixels a side, of which a filter for noise knows how they go together
 TILES = 27  # every so many of the photographs' tiles, two dozen, decide between relatives of a key
 SEEDS = range(10)  # of trainings that the attacker tries
 Found = Recovery | list[Recovery] | None  # a list where each judged image has a key of its own
@@ -74,6 +76,27 @@ def psnr(found: Tensor, images: Tensor) -> float:
     """Median over images (N, C, H, W), both normalised, in dB."""
     error = ((found.clamp(-1, 1) - images) / 2).square().flatten(1).mean(1)
     return statistics.median((-10 * error.clamp(min=10 ** (-EXACT / 10)).log10()).tolist())
+
+
+def denoised(noisy: Tensor, levels: float) -> Tensor:
+    """Take out white noise of so many grey levels: the Wiener filter of each window, for moments of the photographs.
+
+    What the windows say of a pixel is averaged.
+
+    Args:
+        noisy: images (N, 3, H, W), normalised.
+        levels: standard deviation.
+
+    Returns:
+        estimates of the images, normalised, float64 (N, 3, H, W).
+    """
+    windows = nn.functional.unfold(normalize(pictures("photographs")).double(), WINDOW, stride=WINDOW)
+    mean, spread = windows.mean((0, 2)), torch.cov(windows.movedim(1, 0).flatten(1))
+    seen = nn.functional.unfold(noisy.double(), WINDOW) - mean[:, None]
+    noise = (levels / 127.5) ** 2 * torch.eye(len(mean), dtype=torch.float64)
+    likely = mean[:, None] + spread @ torch.linalg.solve(spread + noise, seen)
+    total, times = (nn.functional.fold(x, noisy.shape[2:], WINDOW) for x in (likely, torch.ones_like(likely)))
+    return total / times
 
 
 @dataclass(frozen=True)
@@ -154,8 +177,11 @@ class Case:
         answers = found if isinstance(found, list) else [found] * len(keys)
         opened = decrypt_images(target, [each.key for each in answers] if isinstance(found, list) else found.key)
         whole = all(_equal(answer.key, key) for answer, key in zip(answers, keys, strict=True))
+        seen = normalize(opened)
+        if self.scheme.noise:
+            seen = denoised(seen, self.scheme.noise)
         sure = not any(answer.ambiguous or isinstance(answer.key, MatrixKey) for answer in answers)
-        return [whole, round(psnr(normalize(opened), normalize(self.judged)), 2), sure]
+        return [whole, round(psnr(seen, normalize(self.judged)), 2), sure]
 
 
 def _equal(a: BlockKey, b: BlockKey) -> bool:
@@ -233,10 +259,13 @@ def whitening(public: str, case: Case) -> Found:
 
 
 def lattice(public: str, case: Case) -> Found:
-    """An orthogonal matrix but for a signed permutation, and then that."""
+    """A matrix but for a signed permutation, and then that."""
     mixed = case.ciphertexts()
     try:
-        turned = turned_lattice(mixed, 4, 3).key
+        if case.scheme.kind == "orthogonal":
+            turned = turned_lattice(mixed, 4, 3).key
+        else:
+            turned = sheared_lattice(mixed, prior(public, 4), case.rng).key
     except ValueError:  # no such lattice; the attacker sees that it failed
         return None
     found = _moments(public, case, pixels(decrypt_images(mixed, turned)))
@@ -306,6 +335,12 @@ def moments_and_positions(public: str, case: Case) -> Found:
 
 def each_alone(public: str, case: Case) -> Found:
     return [_moments(public, case, image[None]) for image in case.target()]
+
+
+def each_alone_after_known(case: Case) -> Found:
+    """Under keys of their own known images say nothing of other keys, but what such pictures are like."""
+    known = image_statistics(case.known()[0], 4)
+    return [ciphertext_only(image[None], known, case.rng, look=False) for image in case.target()]
 
 
 SOLVE: dict[str, Solve] = {"signed": signed_assignment, "orthogonal": procrustes, "invertible": least_squares}
