@@ -117,6 +117,12 @@ def test_workflows_name_actions_by_the_hash_of_a_commit() -> None:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), f"{path.name}: {action}"
 
 
+def test_the_bounds_of_all_extras_are_tried() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    workflow = (ROOT / ".github" / "workflows" / "supply.yml").read_text(encoding="utf-8")
+    assert f"-e '.[{','.join(sorted(extras))}]'" in workflow
+
+
 def test_every_module_that_a_page_or_the_makefile_starts_has_something_to_start() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     texts = [ROOT / name for name in tracked.split("\0") if name.endswith(("Makefile", ".md", ".py", ".ipynb", ".yml"))]
