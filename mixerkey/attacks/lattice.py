@@ -26,6 +26,7 @@ ROUNDS = 4  # of taking in what the basis does not generate yet
 SHORT = 0.3  # grey levels; what is shorter than this is 0 but for rounding
 WHITE = 127.5  # grey levels above the middle; no pixel is brighter, nor darker than its negative
 FAR = 3000  # blocks, those with the most extreme pixels, rule out nearly all that are no pixels
+EXPLAINED = 1 - 1e-6  # of the blocks' squares at least; what is left is rounding
 TRIES = 500  # without a new pixel
 TURNS = 8  # a try, of what is not known yet
 TURNED = 1.5  # by what at most, in norms of a random matrix to that of an orthogonal one
@@ -56,7 +57,7 @@ def turned_lattice(mixed: Tensor, patch_size: int, channels: int) -> Recovery[Ma
 
     Raises:
         ValueError: images of another shape, or what was found is not a turned cubic lattice: the matrix is not
-            orthogonal, the pixels are rounded or noisy, the images are too few, grey or of few levels, or the
+            orthogonal, mixed pixels are rounded or noisy, the images are too few, grey or of few levels, or the
             dimensions too many.
         ImportError: FLINT is not installed.
 
@@ -90,9 +91,10 @@ def sheared_lattice(
     The differences of mixed blocks are points of a lattice whatever T is, and LLL finds a basis of it; but where T
     shears, the rows of T need not be short. In coordinates of the basis each pixel is a linear form with *whole*
     coefficients, and `unmix` has an estimate of it. Near that is one whole form (Babai's nearest plane, 1986, in the
-    metric of the moments), and whether it is a pixel shows: another one leaves the grey levels from black to white in
-    some block. What is found is exact, so that estimates of the others, as they go with the found pixels in public
-    pictures, come nearer. Where no more is found, they are disturbed at random.
+    metric of the moments), and it is taken for a pixel if its values are grey levels, from black to white in all
+    blocks; of many images with black and white hardly any other form is. What is found is exact, so that estimates of
+    the others, as they go with the found pixels in public pictures, come nearer. Where no more is found, they are
+    disturbed at random.
 
     It needs the extra ``lattice`` (FLINT), mixed pixels as for `turned_lattice`, and images for which `unmix` is not
     far off: of CIFAR-10's a hundred or more, and a prior of like pictures.
@@ -107,8 +109,8 @@ def sheared_lattice(
         in practice they are not, but where the estimate took a picture for another one in other colours.
 
     Raises:
-        ValueError: images of another shape, or not all pixels were found: pixels are rounded or noisy, images too few,
-            or the prior too far from them.
+        ValueError: images of another shape, or not all pixels were found: mixed pixels are rounded or noisy, images too
+            few or without contrast, T nearly singular, or the prior too far from them.
         ImportError: FLINT is not installed.
 
     >>> from mixerkey import encrypt_images
@@ -134,7 +136,9 @@ def sheared_lattice(
         forms = _whole_forms(basis, WHITE**2 * prior.moments.products, hidden, far, generator)
         plain = (y @ forms + WHITE).round() - WHITE
         if forms.any(0).all() and plain.abs().max() <= WHITE:
-            return least_squares(plain, grey.flatten(0, 2), M, C)
+            found = least_squares(plain, grey.flatten(0, 2), M, C)
+            if found.score > EXPLAINED:
+                return found
     raise ValueError(
         "not all pixels were found in a lattice of whole grey levels: rounded or noisy pixels, too few images, or a "
         "prior that is not like them"
@@ -164,7 +168,9 @@ def _whole_forms(
         free = predicted + white @ left @ right @ root  # (turns, p_b, u)
         moved = strength * torch.randn(free.shape, generator=generator)
         candidates = nearest((free + MOVED * unit @ moved.double()).movedim(1, 0).flatten(1))
-        inside = candidates[:, (far @ candidates).abs().amax(0) < WHITE + SHORT]
+        levels = far @ candidates + WHITE
+        whole = (levels - levels.round()).abs().amax(0) < SHORT  # a difference of pixels is half a level off
+        inside = candidates[:, whole & (levels - WHITE).abs().amax(0).lt(WHITE + SHORT)]
         tries += 1
         for form in torch.unique(inside, dim=1).T:
             if torch.linalg.matrix_rank(torch.cat([forms[:, known], form[:, None]], dim=1)) > known.sum():
