@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -141,6 +142,8 @@ def test_search_leads_to_the_section(browser: Browser, site: str, query: str, pa
     excerpt = window.locator(".found-sections p").first.inner_text()
     assert excerpt.lower().find("(8)" if section else query.split()[0]) >= 0, excerpt
     script = (SITE / "_static" / "sections.js").read_text(encoding="utf-8")
+    sections = json.loads(script.removeprefix("const SECTIONS = ").rstrip().removesuffix(";"))
+    assert [s["id"] for s in sections if re.search(r"\b(?:ex|quiz|thm|claim)-[a-z]+-", s["text"])] == []  # but titles
     whole = set(re.findall(r"\w+", re.sub("[_^]", "", script)))
     ends = [re.findall(r"\w+", text.replace("_", "")) for text in window.locator(".found-sections p").all_inner_texts()]
     assert [words for words in ends if not {words[0], words[-1]} <= whole] == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unicodedata import lookup
@@ -29,8 +30,8 @@ def sign(command: re.Match[str]) -> str:
     return SIGNS.get(name, greek)
 
 
-def words(part: nodes.Element) -> str:
-    r"""The text of a part, with formulas as one might type them, and without keys of citations.
+def words(part: nodes.Element, titles: Mapping[str, str] | None = None) -> str:
+    r"""The text of a part, with formulas as one might type them, titles for links to what has one, and no bare labels.
 
     >>> words(nodes.paragraph("", "", nodes.Text("of "), nodes.math("", r"\Sigma' = T^\top, M^2\,p_\mathrm{b}")))
     "of Σ' = T^T, M^2 p_b"
@@ -38,8 +39,11 @@ def words(part: nodes.Element) -> str:
     '(p_b over p_b/2), 1/2h'
     """
     copy = nodes.container("", part.deepcopy())
-    for node in list(copy.findall(lambda node: isinstance(node, nodes.math_block | nodes.raw) or cites(node))):
+    for node in list(copy.findall(lambda node: isinstance(node, nodes.math_block | nodes.raw) or names_only(node))):
         node.parent.remove(node)
+    for link in list(copy.findall(lambda node: isinstance(node, pending_xref) and not node.get("refexplicit"))):
+        title = "Theorem" if link.get("refdomain") == "prf" else (titles or {}).get(link["reftarget"])
+        link.parent.replace(link, nodes.Text(title or link.astext()))
     for formula in list(copy.findall(nodes.math)):
         tex = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", formula.astext())
         tex = re.sub(r"\\[dt]?binom\{([^{}]*)\}\{([^{}]*)\}", r"(\1 over \2)", tex)
@@ -48,20 +52,25 @@ def words(part: nodes.Element) -> str:
     return re.sub(r"\s+", " ", copy.astext())
 
 
-def cites(node: nodes.Node) -> bool:
-    return isinstance(node, pending_xref) and node.get("refdomain") == "cite"
+def names_only(node: nodes.Node) -> bool:
+    """Keys of citations, and labels of the exercises that test an objective."""
+    cites = isinstance(node, pending_xref) and node.get("refdomain") == "cite"
+    return cites or (isinstance(node, nodes.inline) and "tested" in node["classes"])
 
 
 def sections(app: Sphinx) -> list[dict[str, Any]]:
     """For each section: its page and id, the titles of both, the equations in it, and its text without subsections."""
     found = []
+    labels = app.env.get_domain("std").labels  # type: ignore[attr-defined]
+    titles = {label: title for label, (_, _, title) in labels.items()}
+    titles |= {page: title.astext() for page, title in app.env.titles.items()}
     for page in sorted(app.env.found_docs):
         title = app.env.titles[page].astext()
         for section in app.env.get_doctree(page).findall(nodes.section):
             if (heading := section.next_node(nodes.title)) is None:  # of a module in the reference
                 continue
             parts = [part for part in section.children if not isinstance(part, nodes.section | nodes.title)]
-            text = re.sub(r"\bEq\. (?:eq-)?(\d+)\b", r"Eq. (\1)", " ".join(map(words, parts)))
+            text = re.sub(r"\bEq\. (?:eq-)?(\d+)\b", r"Eq. (\1)", " ".join(words(part, titles) for part in parts))
             blocks = [block for part in parts for block in part.findall(nodes.math_block)]
             equations = [label[3:] for block in blocks if (label := block.get("label") or "").startswith("eq-")]
             equations += [tag for block in blocks for tag in re.findall(r"\\tag\{(\w+)\}", block.astext())]

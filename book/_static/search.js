@@ -45,8 +45,8 @@ function excerpt({ text }, query) {
 
 /** Words with what stands low or high in their formulas. */
 function typeset(words) {
-  return words.split(/((?<=\b[A-Za-z])_\w\b|\^\w)/).map((part, i) =>
-    (i % 2 ? Object.assign(document.createElement(part[0] === "_" ? "sub" : "sup"), { textContent: part[1] }) : part));
+  return words.split(/((?<=\b[A-Za-z])_\w(?:[-+]\d)?\b|\^\w)/).map((part, i) =>
+    (i % 2 ? Object.assign(document.createElement(part[0] === "_" ? "sub" : "sup"), { textContent: part.slice(1) }) : part));
 }
 
 addEventListener("DOMContentLoaded", () => {
