@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def open_picture(
         raise ValueError(f"pictures have 1 or 3 channels, but {channels} are wanted")
     name = source if isinstance(source, str | Path) else "this file"
     try:
-        if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        if isinstance(source, str | Path) and not stat.S_ISREG(Path(source).stat().st_mode):
             raise ValueError("it is no regular file")
         Image.init()
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Pillow would give to Ghostscript
@@ -63,8 +64,8 @@ def open_picture(
             if image.format == "PNG":
                 check_rows(cast(BinaryIO, image.fp))
             image.load()
-            if image.mode == "P" and 3 * np.asarray(image).max() >= len(image.getpalette() or []):  # Pillow shows black
-                raise ValueError("its palette lacks colours that it has; save it again")
+            if image.mode == "P" and 3 * int(np.array(image).max()) >= len(image.getpalette() or []):
+                raise ValueError("its palette lacks colours that it has; save it again")  # Pillow shows them black
             shown = _on_black(_in_srgb(ImageOps.exif_transpose(image)), exact)
         if exact and channels == 1 and shown.mode == "RGB" and len({band.tobytes() for band in shown.split()}) > 1:
             raise ValueError("it has colours, which grey would lose; convert it first")
@@ -152,6 +153,12 @@ def _inflated(header: bytes) -> int:
     return total
 
 
+def _is_deep(tile: tuple[str, Any, int, Any]) -> bool:
+    """Whether a decoder of Pillow's is about to cut samples of more than 8 bits, in colours, without a word."""
+    codec, _, _, how = tile
+    return ";16" in str(how) or codec.endswith("16") or (codec.startswith("ppm") and how[-1] > 255)
+
+
 def check_meaning(image: Image.Image) -> None:
     """Refuse a picture that is more than one of 8 bits a channel, as a screen shows them.
 
@@ -163,8 +170,7 @@ def check_meaning(image: Image.Image) -> None:
         ...
     ValueError: it has more than 8 bits a channel; save it with 8
     """
-    deep = image.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-    if deep:
+    if image.mode.startswith(("I", "F")) or any(map(_is_deep, getattr(image, "tile", ()))):
         raise ValueError("it has more than 8 bits a channel; save it with 8")
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with its preview
         raise ValueError("it has several frames; save the one that you mean")

@@ -56,6 +56,17 @@ def test_pictures_are_read_upright(tmp_path: Path, orientation: int, suffix: str
         assert error.max() <= (0 if suffix in ("png", "tiff") else 3)
 
 
+def deep_ppm(path: Path) -> Path:
+    path.write_bytes(b"P6\n4 4\n65535\n" + bytes(range(96)))
+    return path
+
+
+def deep_sgi(path: Path) -> Path:
+    head = struct.pack(">HBBHHHHii4s80si404s", 474, 0, 2, 3, 4, 4, 3, 0, 65535, b"", b"", 0, b"")
+    path.write_bytes(head + bytes(range(96)))
+    return path
+
+
 def deep_png(path: Path) -> Path:
     """16 bits a channel in colours, which Pillow would cut to 8 without a word."""
 
@@ -143,11 +154,10 @@ def see_through(path: Path, mode: str = "RGBA") -> Path:
     return save(Image.new(mode, (4, 4), (200, 128) if mode == "LA" else (200, 0, 0, 128)), path)
 
 
-def short_palette(path: Path, kind: str) -> Path:
-    """Four colours, of which its palette has three."""
-    image = Image.new("P", (4, 4))
-    image.putdata([0, 1, 2, 3] * 4)
-    image.putpalette([9, 80, 200] * 3)
+def short_palette(path: Path, kind: str, colours: int) -> Path:
+    """A picture with one colour more than its palette has."""
+    image = Image.new("P", (4, 4), colours)
+    image.putpalette([9, 80, 200] * colours)
     image.save(path, kind)
     return path
 
@@ -162,6 +172,8 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     # name: a file, words of the message, whether only an exact reader refuses it
     "16 bits of grey": (lambda path: save(Image.new("I;16", (4, 4), 40_000), path), "more than 8 bits", False),
     "16 bits of colours": (deep_png, "more than 8 bits", False),
+    "16 bits of colours, PPM": (deep_ppm, "more than 8 bits", False),
+    "16 bits of colours, SGI": (deep_sgi, "more than 8 bits", False),
     "several frames": (animation, "several frames", False),
     "no picture": (content(b"hello"), "it is damaged, or no picture", False),
     "nothing": (content(b""), "it is damaged, or no picture", False),
@@ -171,8 +183,9 @@ REFUSED: dict[str, tuple[Any, str, bool]] = {
     "damaged data": (lambda path: spoil(png(path, b"\0abcd" * 4)), "damaged", False),
     "a damaged pixel": (flipped, "damaged", False),
     "no palette": (lambda path: png(path, b"\0abcd" * 4, colour=3), "palette lacks colours", False),
-    "a short palette": (lambda path: short_palette(path, "PNG"), "palette lacks colours", False),
-    "a short palette in a BMP": (lambda path: short_palette(path, "BMP"), "palette lacks colours", False),
+    "a short palette": (lambda path: short_palette(path, "PNG", 3), "palette lacks colours", False),
+    "a long palette that is too short": (lambda path: short_palette(path, "PNG", 255), "palette lacks colours", False),
+    "a short palette in a BMP": (lambda path: short_palette(path, "BMP", 3), "palette lacks colours", False),
     "narrow range": (lambda path: with_chunk(path, b"cICP", b"\x01\x0d\0\0"), "cICP 1, 13, 0, 0", False),
     "linear light": (lambda path: with_chunk(path, *gamma(100_000)), "its gamma is 1, and a screen's is", False),
     "an old Mac's gamma": (lambda path: with_chunk(path, *gamma(55_556)), "its gamma is 0.55556", False),
