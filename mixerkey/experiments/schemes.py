@@ -264,8 +264,7 @@ def setbacks(trials: dict[str, dict[str, dict[str, list]]]) -> list[tuple[str, d
     for row, attacks in trials.items():
         for name, counts in attacks.items():
             for fewer, more in pairwise(by_count(counts, name)):
-                shares = [one["whole"] / one["of"] for one in (fewer, more)]
-                if (shares[1], round(more["dB"])) < (shares[0], round(fewer["dB"])):
+                if (rank(more)[0], round(more["dB"])) < (rank(fewer)[0], round(fewer["dB"])):
                     found.append((row, fewer, more))
     return found
 

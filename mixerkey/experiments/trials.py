@@ -90,13 +90,19 @@ def denoised(noisy: Tensor, levels: float) -> Tensor:
     Returns:
         estimates of the images, normalised, float64 (N, 3, H, W).
     """
-    windows = nn.functional.unfold(normalize(pictures("photographs")).double(), WINDOW, stride=WINDOW)
-    mean, spread = windows.mean((0, 2)), torch.cov(windows.movedim(1, 0).flatten(1))
+    mean, spread = _windows()
     seen = nn.functional.unfold(noisy.double(), WINDOW) - mean[:, None]
     noise = (levels / 127.5) ** 2 * torch.eye(len(mean), dtype=torch.float64)
     likely = mean[:, None] + spread @ torch.linalg.solve(spread + noise, seen)
     total, times = (nn.functional.fold(x, noisy.shape[2:], WINDOW) for x in (likely, torch.ones_like(likely)))
     return total / times
+
+
+@cache
+def _windows() -> tuple[Tensor, Tensor]:
+    """The mean of the photographs' windows, and how their pixels go together."""
+    windows = nn.functional.unfold(normalize(pictures("photographs")).double(), WINDOW, stride=WINDOW)
+    return windows.mean((0, 2)), torch.cov(windows.movedim(1, 0).flatten(1))
 
 
 @dataclass(frozen=True)
