@@ -365,6 +365,33 @@ def test_a_mask_that_wraps_and_a_loop_that_overwrites_are_named() -> None:
     assert "still to be read" in check.shuffle(overwrites).message
 
 
+STOPPED = {  # the axis along which a beginner's loop goes
+    "batch_norm_train": 1,
+    "circular_matrix": 0,
+    "decrypt": 2,
+    "encrypt": 2,
+    "encrypt_rows": 0,
+    "matrix_from_weight": 0,
+    "pointwise_gelu": 0,
+    "shuffle": 2,
+    "unpatch": 0,
+}
+
+
+@pytest.mark.parametrize(("name", "axis"), STOPPED.items())
+@pytest.mark.parametrize("rest", ["zeros", "input", "nothing"])
+def test_a_return_inside_a_loop_is_named(name: str, axis: int, rest: str) -> None:
+    def stopped(*arguments: Any) -> torch.Tensor:
+        right = FUNCTIONS[name].reference(*arguments)
+        same = rest == "input" and arguments[0].shape == right.shape
+        out = arguments[0].clone() if same else torch.zeros_like(right)
+        out.narrow(axis, 0, 1).copy_(right.narrow(axis, 0, 1))
+        return out.select(axis, 0) if rest == "nothing" else out
+
+    said = FUNCTIONS[name](stopped).message
+    assert said == f"Not right: only index 0 of axis {axis} is done; does the return stand inside the loop?"
+
+
 def test_kinds_of_numbers_are_told_apart_where_it_matters() -> None:
     whole, fractions = torch.tensor([1, 0]), torch.tensor([1.0, 0.5]).double()
     assert difference(whole.double(), whole).startswith("the values are right, but of type torch.float64")
@@ -517,7 +544,7 @@ def test_a_rounded_number_is_named_and_parts_may_be_stacked() -> None:
     for share in (lambda n: round(check.largest_share.reference(n), 5), lambda n: 3 / (n + 3)):
         assert check.largest_share(share).message.endswith(near)
     assert check.interval(lambda a, n: [round(x, 4) for x in check.interval.reference(a, n)]).message.endswith(near)
-    assert "not the number" in check.most_different(1907).message
+    assert "not the number" in check.most_different(1906).message
     for stack in (torch.stack, lambda parts: np.stack([part.numpy() for part in parts])):
         assert check.relative_key(
             lambda *key, stack=stack: stack([x.long() for x in check.relative_key.reference(*key)])

@@ -153,6 +153,11 @@ class Checker:
             pairs = zip(results, cases, strict=True)
             if not any(self._compare(result, wrong(*case), dtypes=False) for result, case in pairs):
                 return _wrong(message)
+        stopped = [
+            self._stopped(result, case) for result, case, reason in zip(results, cases, reasons, strict=True) if reason
+        ]
+        if axes := set.intersection(*stopped):
+            return _wrong(f"only index 0 of axis {min(axes)} is done; does the return stand inside the loop?")
         if not reasons[0] and all(reason and not reason.endswith((ROUNDED, LOST)) for reason in reasons[1:]):
             return _wrong("right on the example, by chance or written down there, and wrong on every other input")
         first = next(i for i, reason in enumerate(reasons) if reason)
@@ -165,6 +170,19 @@ class Checker:
             return difference(comparable, self.canonical(expected), self.tolerance, dtypes)
         except Exception:  # an exotic tensor, or a result that `canonical` can't take
             return difference(result, expected, self.tolerance, dtypes)
+
+    def _stopped(self, result: object, case: tuple) -> set[int]:
+        """The axes along which a loop has returned in its first round, with 0, the input or nothing for the rest."""
+        expected, axes = self.reference(*case), set()
+        if isinstance(expected, Tensor):
+            beside = [x for x in case if isinstance(x, Tensor) and x.shape == expected.shape]
+            for axis, length in enumerate(expected.shape):
+                first = expected.narrow(axis, 0, 1)
+                rest = [blank.narrow(axis, 1, length - 1) for blank in (torch.zeros_like(expected), *beside)]
+                begun = [first, first.squeeze(axis), *[torch.cat([first, blank], axis) for blank in rest]]
+                if not all(difference(result, some, self.tolerance, dtypes=False) for some in begun):
+                    axes.add(axis)
+        return axes
 
     def _changed(self, arguments: tuple, case: tuple) -> str:
         """The name of the first argument that is no longer what it was."""

@@ -97,11 +97,11 @@ def normalised_over(*axes: int, unbiased: bool = False, eps: float = 1e-5) -> Ca
     return norm
 
 
-def by_deviation(unbiased: bool, eps: float) -> Callable[[Tensor], Tensor]:
+def by_deviation(*axes: int, unbiased: bool, eps: float) -> Callable[[Tensor], Tensor]:
     """With eps added to the root."""
 
     def norm(z: Tensor) -> Tensor:
-        deviation, mean = torch.std_mean(z, (0, 2, 3), correction=int(unbiased), keepdim=True)
+        deviation, mean = torch.std_mean(z, axes, correction=int(unbiased), keepdim=True)
         return (z - mean) / (deviation + eps)
 
     return norm
@@ -119,6 +119,13 @@ def evaluated(passes: int) -> Callable[[Tensor], Tensor]:
     return norm
 
 
+OTHER_AXES = {
+    (0,): "this averages over the images only; a channel's statistics are over its map, too",
+    (2, 3): "this treats each image alone; a batch shares its statistics",
+    (0, 1, 2, 3): "this mixes the channels; each has its own mean and variance",
+    (1, 2, 3): "this treats each image alone, and mixes its channels (layer normalisation)",
+    (1,): "this averages over the channels; they are what is kept apart",
+}
 EVALUATED = "this takes the layer's running mean and variance, as in eval(); in training those of the batch count"
 
 
@@ -131,19 +138,29 @@ EVALUATED = "this takes the layer's running mean and variance, as in eval(); in 
     "mean and variance of each channel over images, rows and columns.",
     (
         (normalised_over(0, 2, 3, unbiased=True), "var() divides by n - 1; normalising divides by n"),
-        (normalised_over(0), "this averages over the images only; a channel's statistics are over its map, too"),
-        (normalised_over(2, 3), "this treats each image alone; a batch shares its statistics"),
-        (normalised_over(0, 1, 2, 3), "this mixes the channels; each has its own mean and variance"),
-        (normalised_over(1, 2, 3), "this treats each image alone, and mixes its channels (layer normalisation)"),
-        (normalised_over(1), "this averages over the channels; they are what is kept apart"),
+        *[
+            (norm, message)
+            for axes, message in OTHER_AXES.items()
+            for unbiased in (False, True)
+            for norm in (
+                *[normalised_over(*axes, unbiased=unbiased, eps=eps) for eps in (1e-5, 0.0)],
+                by_deviation(*axes, unbiased=unbiased, eps=1e-5),
+            )
+        ],
         (normalised_over(0, 2, 3, eps=0.0), "eps is missing under the root"),
         *[
             (normalised_over(0, 2, 3, eps=eps), "eps is another one: it is 1e-5 here, as in PyTorch")
             for eps in (1e-3, 1e-4, 1e-6, 1e-8)
         ],
-        (by_deviation(False, 1e-5), "eps is added to the root; it belongs under it, to the variance"),
+        (
+            by_deviation(0, 2, 3, unbiased=False, eps=1e-5),
+            "eps is added to the root; it belongs under it, to the variance",
+        ),
         *[
-            (by_deviation(True, eps), "std() divides by n - 1, normalising by n; and eps belongs under the root")
+            (
+                by_deviation(0, 2, 3, unbiased=True, eps=eps),
+                "std() divides by n - 1, normalising by n; and eps belongs under the root",
+            )
             for eps in (0.0, 1e-5)
         ],
         *[(evaluated(passes), EVALUATED) for passes in (0, 1)],

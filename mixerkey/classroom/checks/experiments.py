@@ -21,6 +21,8 @@ most_different = Value(
         (908, "a thousand is lost on the way: both err on 954 images, and these can be different ones"),
         (1726, "mistakes that do not depend on each other would give this on average; the most is asked for"),
         (1817, "here one or both are wrong if mistakes do not depend on each other; the most is asked for"),
+        (91, "on so many images both are wrong on average if mistakes do not depend on each other; look for the most"),
+        (1907, "19.08 * 100 is 1907.99… in floating point, and int() cuts it; count whole images, 10,000 - 9,046"),
         (8092, "on so many images both are right at least; on the others one can be wrong"),
         (10000, "where both are right they agree; look at the images on which one is wrong"),
     ),

@@ -13,15 +13,19 @@ from mixerkey.classroom.checks.inputs import normal
 
 
 def toeplitz(
-    circular: bool = True, mirrored: bool = False, swapped: bool = False
+    rows: str = "circular", columns: str = "circular", mirrored: bool = False, swapped: bool = False
 ) -> Callable[[Tensor, int, int], Tensor]:
-    """The matrix of a kernel on an h × w map; right as it is, wrong in one way with an argument."""
+    """The matrix of a kernel on an h × w map; right as it is, wrong in one way with an argument.
+
+    Args:
+        rows, columns: what lies above and below the map, and left and right of it, in the words of `F.pad`.
+    """
 
     def matrix(kernel: Tensor, h: int, w: int) -> Tensor:
         k = len(kernel)
-        pad = [k // 2] * 4
+        beside = k // 2
         units = torch.eye(h * w, dtype=kernel.dtype).reshape(-1, 1, h, w)
-        padded = F.pad(units, pad, mode="circular") if circular else F.pad(units, pad)
+        padded = F.pad(F.pad(units, (0, 0, beside, beside), rows), (beside, beside, 0, 0), columns)
         kernel = kernel.T if swapped else kernel
         out = F.conv2d(padded, kernel[None, None]).flatten(1)  # (hw, hw)
         return out.T if mirrored else out
@@ -51,11 +55,32 @@ def run_on(mirrored: bool) -> Callable[[Tensor, int, int], Tensor]:
     return matrix
 
 
+EDGES = {
+    "constant": "this pads with zeros",
+    "reflect": "this reflects the map at its edges",
+    "replicate": "this repeats the outermost positions",
+}
+
+
 @checker(
     lambda g: [(torch.arange(1.0, 10).double().reshape(3, 3), 4, 5), (normal(g, 5, 5), 8, 8), (normal(g, 3, 3), 6, 3)],
     "row i says where the unit vector of position i goes, around the edges too.",
     (
-        (toeplitz(circular=False), "this pads with zeros; on a ring, what leaves on one side comes in on the other"),
+        *[
+            (
+                toeplitz(mode, mode, mirrored),
+                f"{what}; on a ring, what leaves on one side comes in on the other"
+                + ", and it is the transpose" * mirrored,
+            )
+            for mode, what in EDGES.items()
+            for mirrored in (False, True)
+        ],
+        *[
+            (toeplitz(*modes, mirrored), f"the map is closed from {closed} only; close it in both directions")
+            for edge in EDGES
+            for modes, closed in (((edge, "circular"), "left to right"), (("circular", edge), "top to bottom"))
+            for mirrored in (False, True)
+        ],
         (
             toeplitz(mirrored=True),
             "this is the transpose (row i must belong to input i, as the output is z times A), or the kernel is turned "
@@ -81,7 +106,6 @@ def run_on(mirrored: bool) -> Callable[[Tensor, int, int], Tensor]:
             "this flattens the map column by column; its positions are numbered row by row",
         ),
         (toeplitz(swapped=True), "rows and columns of the kernel are exchanged"),
-        (toeplitz(False, mirrored=True), "this pads with zeros, and it is the transpose"),
     ),
 )
 def circular_matrix(kernel: Tensor, h: int, w: int) -> Tensor:

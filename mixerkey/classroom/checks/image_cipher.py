@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log2
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ block_by_hand = Value(
     ),
 )
 
+BITS = (7, 7.2, 7.17, 7.1699, 8)  # of 144, as people round
+
 key_count = Value(
     144,
     "4! permutations times the 6 ways to flip two of four.",
@@ -49,6 +52,8 @@ key_count = Value(
         (16, "these are all flips, balanced or not, and no permutations; a key has both, and flips exactly half"),
         (2304, "this has all 2^4 flips in it besides the 6 that there are"),
         (288, "this counts the two flipped places in both orders; it does not matter which is named first"),
+        (48, "48 is 4! times 2, or the pixels of M = 4 in colour; the flips of these four can be chosen in 6 ways"),
+        *[(bits, "these are the bits of the number of keys; give the number itself") for bits in (log2(144), *BITS)],
         (576, "the flips are no second permutation: only which two places are flipped counts, and that is 6 choices"),
     ),
 )

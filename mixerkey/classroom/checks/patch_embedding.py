@@ -25,6 +25,12 @@ def unpatch_channels_last(flat: Tensor, C: int, H: int, W: int, P: int) -> Tenso
     return flat.reshape(H // P, W // P, P, P, C).permute(4, 0, 2, 1, 3).reshape(C, H, W)
 
 
+def first_patch(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
+    image = flat.new_zeros(C, H, W)
+    image[:, :P, :P] = flat[0].reshape(C, P, P)
+    return image
+
+
 GRID = "height and width are exchanged: the grid has H/P rows of W/P patches"
 DOWN = "this lays the patches column by column; they are numbered row by row"
 SIDE = "this is the picture on its side: its rows have become columns"
@@ -56,6 +62,15 @@ SIDE = "this is the picture on its side: its rows have become columns"
             "the picture is right, with its channels last; they come first",
         ),
         (lambda flat, C, H, W, P: flat.reshape(C, H, W), "reshape alone keeps the order of the numbers; permute first"),
+        (first_patch, "only the first patch is in its place: the return stands inside the loop"),
+        (
+            lambda flat, C, H, W, P: flat.T.reshape(C, H, W),
+            "the transpose moves two axes; there are five to put in order: split to (H/P, W/P, C, P, P), then permute",
+        ),
+        (
+            lambda flat, C, H, W, P: flat.reshape(C, H // P, W // P, P, P).permute(0, 1, 3, 2, 4).reshape(C, H, W),
+            "flat has a row for each patch, with all its channels: split it into (H/P, W/P, C, P, P), channels third",
+        ),
         (unpatch_channels_last, "a flattened patch is in the order (channel, row, column), not (row, column, channel)"),
     ),
 )

@@ -71,6 +71,20 @@ APART = "this compares two shares as if each network had images of its own; here
             )
             for sides in (2, 1)
         ],
+        *[
+            (
+                lambda a, b, sides=sides: 1 - p_value(mcnemar, sides)(a, b),
+                "this is 1 - p, by how much the test is sure; give χ itself, which has a sign",
+            )
+            for sides in (2, 1)
+        ],
+        *[
+            (
+                lambda a, b, turn=turn: NormalDist().cdf(turn * mcnemar(a, b)),
+                "this is the share of the normal distribution on one side of χ; give χ itself",
+            )
+            for turn in (1, -1)
+        ],
         (
             lambda a, b: (
                 (a.double() - b.double()).mean().item() / (a.double() - b.double()).std().item() * len(a) ** 0.5
