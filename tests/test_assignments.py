@@ -304,6 +304,12 @@ FLAWS: dict[str, tuple[str, str, dict[str, int], str]] = {  # what a student han
         {},
         "",
     ),
+    "the weight locked where it lies": (
+        PROOF,
+        "right = lock\ndef lock(weight, keys):\n    return weight.copy_(right(weight.clone(), keys))",
+        {},
+        "",
+    ),
     "the input changed": (
         CIPHER,
         "right = put\ndef put(x, flat):\n    return x.copy_(right(x, flat))",
@@ -461,6 +467,29 @@ def test_a_flaw_costs_what_it_deserves_and_the_message_says_why(flaw: str) -> No
     tests = judged(KNOWN[name], code)
     assert {test["name"]: test["points"] for test in tests if test["said"]} == expected
     assert re.search(said, " ".join(test["said"] for test in tests))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_may_change_what_it_is_given_as_the_rules_say(name: str) -> None:
+    """In the student's notebook as well, where it gets no copy of its own; only one question asks for that."""
+    assignment = KNOWN[name]
+    assert (
+        "Your function may change them, unless the question asks for a copy." in assignment.notebook().cells[0].source
+    )
+    tests = judged(
+        assignment,
+        "def careless(right):\n"
+        "    def answer(*arguments):\n"
+        "        result = right(*arguments)\n"
+        "        result = result.clone() if torch.is_tensor(result) else result\n"
+        "        if torch.is_tensor(arguments[0]):\n"
+        "            arguments[0].zero_()\n"
+        "        return result\n"
+        "    return answer\n"
+        f"for each in {assignment.names}:\n"
+        "    globals()[each] = careless(globals()[each])",
+    )
+    assert [test["name"] for test in tests if test["said"]] == ["q2-public"] * (name == CIPHER)
 
 
 @pytest.mark.parametrize("name", NAMES)
