@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from book._ext import teaching
+from book._ext.quiz import load
 from conftest import ROOT
 from mixerkey.receipts import load_receipt
 from tools.claims import find_cell
@@ -38,9 +39,13 @@ def test_each_objective_names_what_tests_it() -> None:
             assert re.search(r"\{tested\}`(ex|quiz)-[\w, -]+`[;.]$", line), line
 
 
-def test_each_question_on_attacks_tests_an_objective() -> None:
-    tested = set(re.findall(r"quiz-breaking-\d", teaching.objectives(ROOT)))
-    assert tested == {f"quiz-breaking-{number}" for number in range(1, 6)}
+def test_each_question_tests_an_objective_of_its_chapter() -> None:
+    chapters = re.split(r"\*\*\{doc\}`([\w-]+)`\*\*", teaching.objectives(ROOT))[1:]
+    tested = {
+        page: set(re.findall(r"quiz-[\w-]+", text)) for page, text in zip(chapters[::2], chapters[1::2], strict=True)
+    }
+    quizzes = load(ROOT / "book" / "quizzes.toml")
+    assert tested == {page: {f"quiz-{page}-{n}" for n in range(1, len(qs) + 1)} for page, qs in quizzes.items()}
 
 
 def test_a_chapter_without_objectives_is_noticed(tmp_path: Path) -> None:
