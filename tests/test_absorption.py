@@ -208,7 +208,7 @@ HALF = [0.5] * 3, [0.5] * 3
 
 @pytest.mark.parametrize(
     ("load", "trained_with"),
-    zip(HUBS, [IMAGENET, IMAGENET, HALF], strict=True),
+    list(zip(HUBS, [IMAGENET, IMAGENET, HALF], strict=True)),
     ids=["timm", "torchvision", "Hugging Face"],
 )
 def test_the_lines_for_published_networks_run_as_they_stand(

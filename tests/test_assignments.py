@@ -165,6 +165,7 @@ def expressions(source: str) -> set[str]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:.*invalid escape sequence")  # text of a page, tried as code
 def test_no_key_expression_of_a_solution_stands_in_the_book_or_the_package() -> None:
     open_pages: set[str] = set()
     for path in [*ROOT.glob("book/**/*.ipynb"), *ROOT.glob("book/**/*.md"), *ROOT.glob("mixerkey/**/*.py")]:

@@ -426,14 +426,15 @@ def test_whether_a_network_of_the_lesson_betrays_its_key(
 @needs_cifar10
 def test_each_kind_of_evidence_about_a_network_gets_what_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """From a relative of the key, labels find the key; photographs and images of their own find it by fit."""
-    seen = []
+    seen, given = [], []
 
     def attack(encrypted: ConvMixer, expected: np.ndarray) -> Recovery:
         seen.append(len(expected))
         return Recovery(relatives(4, 3)[1].then(Key.from_seed(1, 4, 3)), 1.0, ())
 
     def anneal(found: Recovery, encrypted: ConvMixer, images: torch.Tensor) -> Recovery:
-        assert torch.equal(images, load_cifar10("train")[0][:20])  # of the half on which the network was not trained
+        given.append(len(images))  # of the half on which the network was not trained
+        assert torch.equal(images, load_cifar10("train")[0][: len(images)])
         return Recovery(Key.from_seed(1, 4, 3), 1.0, found.ambiguous)
 
     monkeypatch.setattr(model_alone, "model_only", attack)
@@ -441,11 +442,13 @@ def test_each_kind_of_evidence_about_a_network_gets_what_it_may_have(monkeypatch
     monkeypatch.setattr(model_alone, "by_fit", lambda found, *_: found)
     monkeypatch.setattr(model_alone, "annealed", anneal)
     monkeypatch.setattr(model_alone, "PUBLIC", 20)
+    monkeypatch.setattr(model_alone, "MANY", 30)
     monkeypatch.setattr(model_alone, "JUDGED", 200)
     found = model_alone.attacked("lesson", 1)
     # Expected of photographs, one a sign; of the other half's networks; of images.
-    assert seen == [2, len(model_alone.RECIPES), 2]
-    for evidence in ("labels too", "images, stored statistics"):
+    assert seen == [2, len(model_alone.RECIPES), 2, 2]
+    assert given == [20, 30]
+    for evidence in ("labels too", "images, stored statistics", "1,000 images, stored statistics"):
         assert found[evidence]["right"] == found[evidence]["up to relatives"] == 48
     for evidence in ("two photographs", "networks of other images"):
         assert found[evidence]["right"] < found[evidence]["up to relatives"] == 48

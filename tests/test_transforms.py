@@ -106,7 +106,7 @@ def as_it_is(batch: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("first", IMAGES)
-@pytest.mark.parametrize(("second", "sample"), product(IMAGES, SAMPLES))
+@pytest.mark.parametrize(("second", "sample"), list(product(IMAGES, SAMPLES)))
 def test_every_image_of_a_sample_is_encrypted_and_the_rest_is_kept(first: str, second: str, sample: str) -> None:
     plain = SAMPLES[sample](IMAGES[first](X), IMAGES[second](Y))
     data = EncryptedDataset(Items(plain), RGB)

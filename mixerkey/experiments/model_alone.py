@@ -6,12 +6,12 @@ which the attack was chosen. Each is encrypted with a key of its own and attacke
 - two photographs say what the Gram matrix should be like, and which of a key's relatives fits;
 - the networks of the other half, the attacker's own, say the former, and 100 images of that half the latter;
 - the labels of these 100 images decide between the relatives;
-- the 100 images alone, without labels or networks, say what the Gram matrix should be like, and then `annealed` makes
-  them fit the statistics that batch normalisation stored.
+- the 100 images alone, or 1,000, without labels or networks, say what the Gram matrix should be like, and then
+  `annealed` makes them fit the statistics that batch normalisation stored.
 
     python -m mixerkey.experiments.model_alone
 
-needs CIFAR-10 (MIXERKEY_DATA), and about two hours of one core. Networks are kept in ``runs/model_alone``, and
+needs CIFAR-10 (MIXERKEY_DATA), and about three hours of one core. Networks are kept in ``runs/model_alone``, and
 a run that was killed goes on.
 """
 
@@ -22,8 +22,9 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mixerkey import ConvMixer, Key, accuracy, encrypt_model
+from mixerkey import ConvMixer, Key, SignedPermutation, accuracy, encrypt_model
 from mixerkey.attacks import Recovery, annealed, by_fit, expected_grams, model_only, settle
 from mixerkey.attacks.ciphertext import relatives
 from mixerkey.attacks.model_only import decrypted, gram
@@ -44,7 +45,8 @@ RECIPES = {
     "fast": replace(FAST, epochs=4, batch_size=128, average=0.99),
     "paper": replace(PAPER, epochs=4, dtype="bfloat16"),
 }
-PUBLIC, JUDGED = 100, 1000  # the attacker's images, of the other half; test images on which an accuracy is measured
+PUBLIC, MANY = 100, 1000  # the attacker's images, of the other half
+JUDGED = 1000  # test images on which an accuracy is measured
 
 
 @cache
@@ -55,23 +57,28 @@ def network(name: str, half: int) -> ConvMixer:
     return trained(where, ConvMixer(256, 8), (images, labels), RECIPES[name], seed=half)
 
 
+def by_statistics(encrypted: ConvMixer, images: Tensor) -> Recovery[SignedPermutation]:
+    start = model_only(encrypted, expected_grams(images, 4))
+    return by_fit(annealed(start, encrypted, images), encrypted, images)
+
+
 def attacked(name: str, half: int) -> dict:
     """What each kind of evidence finds of the key of one network."""
     victim, key = network(name, half), Key.from_seed(10 * list(RECIPES).index(name) + half, 4, 3)
     encrypted, tiles = encrypt_model(victim, key), pictures("photographs")
-    images, labels = (part[HALVES[1 - half]][:PUBLIC] for part in load_cifar10("train"))
+    many, labels = (part[HALVES[1 - half]][:MANY] for part in load_cifar10("train"))
+    images = many[:PUBLIC]
     by_photographs = by_fit(model_only(encrypted, expected_grams(tiles, 4)), encrypted, tiles[::TILES])
     like = np.stack([gram(network(other, 1 - half)) for other in RECIPES])
     by_networks = by_fit(model_only(encrypted, like), encrypted, images)
     rivals = Recovery(by_networks.key, by_networks.score, tuple(relatives(4, 3)[1:]))
-    by_labels = settle(rivals, lambda one: accuracy(decrypted(encrypted, one), images, labels))
-    by_images = model_only(encrypted, expected_grams(images, 4))
-    by_statistics = by_fit(annealed(by_images, encrypted, images), encrypted, images)
+    by_labels = settle(rivals, lambda one: accuracy(decrypted(encrypted, one), images, labels[:PUBLIC]))
     found = {
         "two photographs": by_photographs,
         "networks of other images": by_networks,
         "labels too": by_labels,
-        "images, stored statistics": by_statistics,
+        "images, stored statistics": by_statistics(encrypted, images),
+        "1,000 images, stored statistics": by_statistics(encrypted, many),
     }
     test_images, test_labels = load_cifar10("test")
     return {
