@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import needs_cifar10
 from mixerkey.attacks import Recovery
 from mixerkey.attacks.ciphertext import colour_changes, relatives
-from mixerkey.cipher import decrypt_images
-from mixerkey.data import cifar10_available
+from mixerkey.cipher import decrypt_images, normalize
 from mixerkey.experiments import schemes, trials
+from mixerkey.experiments.defences import add_noise
 from mixerkey.experiments.schemes import (
     ATTACKERS,
     ATTACKS,
@@ -129,7 +130,7 @@ def test_draws_share_no_image(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(set(used)) == len(used)
 
 
-@pytest.mark.skipif(not cifar10_available(), reason="needs CIFAR-10")
+@needs_cifar10
 def test_moments_and_borders_give_pictures_back_which_may_be_turned_and_then_negative() -> None:
     """Light comes from above: what stands on its head looks negative, and red, the brighter of the two, blue."""
     case = Case(SCHEMES["shuffle, flips, block order"], 0, 100)
@@ -251,7 +252,25 @@ def test_an_attack_that_fails_leaves_the_encrypted_image(photographs: None) -> N
     assert not whole
     assert decibels < 12
     assert not sure
-    assert trials.lattice("photographs", Case(SCHEMES["invertible matrix"], 0, 10)) is None
+
+
+def test_where_there_is_no_lattice_pictures_are_whitened(photographs: None) -> None:
+    failed, whitened = (
+        attack("photographs", Case(SCHEMES["invertible matrix"], 0, 10))
+        for attack in (trials.lattice, trials.whitening)
+    )
+    assert failed.key == whitened.key
+
+
+@needs_cifar10
+def test_noise_is_taken_out_and_more_of_it_by_like_pictures() -> None:
+    images = normalize(trials.secret_images()[:40])
+    noisy = normalize(add_noise(trials.secret_images()[:40], 32, torch.Generator().manual_seed(0)))
+    none, photographs, like = (
+        trials.psnr(seen, images)
+        for seen in (noisy, *(trials.denoised(noisy, 32, public) for public in ("photographs", "like")))
+    )
+    assert none + 6 < photographs < like
 
 
 @pytest.mark.parametrize("row", [row for row in SCHEMES if SCHEMES[row].kind != "images"])

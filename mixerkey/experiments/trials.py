@@ -66,6 +66,8 @@ SECRET = 5000  # test images from here on are secret; what attackers train has s
 EXACT = 100.0  # dB, of an image that comes back exactly; one encrypted with the paper's key has 8 to 10
 JUDGED = 20  # images of each draw on which the decryption is judged
 WINDOW = 8  # pixels a side, of which a filter for noise knows how they go together
+CONTRASTS = 4.0 ** torch.arange(-3, 2, dtype=torch.float64)  # of a window, in variances; each is as likely before
+FILTERED = 5000  # pictures at most that the filter is made of
 TILES = 27  # every so many of the photographs' tiles, two dozen, decide between relatives of a key
 SEEDS = range(10)  # of trainings that the attacker tries
 Found = Recovery | list[Recovery] | None  # a list where each judged image has a key of its own
@@ -78,31 +80,38 @@ def psnr(found: Tensor, images: Tensor) -> float:
     return statistics.median((-10 * error.clamp(min=10 ** (-EXACT / 10)).log10()).tolist())
 
 
-def denoised(noisy: Tensor, levels: float) -> Tensor:
-    """Take out white noise of so many grey levels: the Wiener filter of each window, for moments of the photographs.
+def denoised(noisy: Tensor, levels: float, public: str) -> Tensor:
+    """Take out white noise of so many grey levels: Wiener filters of windows that have more contrast, or less.
 
-    What the windows say of a pixel is averaged.
+    A window has the moments of public pictures' windows, but for its contrast: a Gaussian scale mixture (Portilla and
+    others, 2003). What the windows say of a pixel is averaged.
 
     Args:
         noisy: images (N, 3, H, W), normalised.
         levels: standard deviation.
+        public: the name of the pictures.
 
     Returns:
         estimates of the images, normalised, float64 (N, 3, H, W).
     """
-    mean, spread = _windows()
-    seen = nn.functional.unfold(noisy.double(), WINDOW) - mean[:, None]
-    noise = (levels / 127.5) ** 2 * torch.eye(len(mean), dtype=torch.float64)
-    likely = mean[:, None] + spread @ torch.linalg.solve(spread + noise, seen)
+    mean, variances, axes = _windows(public)
+    y = axes.T @ (nn.functional.unfold(noisy.double(), WINDOW) - mean[:, None])  # (N, 3 WINDOW², windows)
+    noise = (levels / 127.5) ** 2
+    seen = CONTRASTS[:, None] * variances + noise  # (contrasts, 3 WINDOW²)
+    likelihood = -(torch.einsum("npw,cp->cnw", y**2, 1 / seen) + seen.log().sum(1)[:, None, None]) / 2
+    gain = torch.einsum("cnw,cp->npw", likelihood.softmax(0), 1 - noise / seen)
+    likely = mean[:, None] + axes @ (gain * y)
     total, times = (nn.functional.fold(x, noisy.shape[2:], WINDOW) for x in (likely, torch.ones_like(likely)))
     return total / times
 
 
 @cache
-def _windows() -> tuple[Tensor, Tensor]:
-    """The mean of the photographs' windows, and how their pixels go together."""
-    windows = nn.functional.unfold(normalize(pictures("photographs")).double(), WINDOW, stride=WINDOW)
-    return windows.mean((0, 2)), torch.cov(windows.movedim(1, 0).flatten(1))
+def _windows(public: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Of windows of the pictures: their mean, and the variances along their principal axes, and these."""
+    images = pictures(public)[:FILTERED]
+    windows = nn.functional.unfold(normalize(images).double(), WINDOW, stride=WINDOW)
+    variances, axes = torch.linalg.eigh(torch.cov(windows.movedim(1, 0).flatten(1)))
+    return windows.mean((0, 2)), variances.clamp(min=0), axes
 
 
 @dataclass(frozen=True)
@@ -174,8 +183,11 @@ class Case:
         E = patch_matrix(network)
         return [key.dual().act(E.T).T for key in self.keys]
 
-    def mark(self, found: Found) -> list:
-        """Whether the whole key was found, the median PSNR, and whether the attack says that it has no doubt."""
+    def mark(self, found: Found, public: str = "photographs") -> list:
+        """Whether the whole key was found, the median PSNR, and whether the attack says that it has no doubt.
+
+        Noise is taken out by what public pictures are like, of those that the attacker has.
+        """
         target, keys = self.target(), self.keys[-JUDGED:]
         if found is None:  # the image as it is
             seen = normalize(target) if target.dtype == torch.uint8 else target
@@ -185,7 +197,7 @@ class Case:
         whole = all(_equal(answer.key, key) for answer, key in zip(answers, keys, strict=True))
         seen = normalize(opened)
         if self.scheme.noise:
-            seen = denoised(seen, self.scheme.noise)
+            seen = denoised(seen, self.scheme.noise, public)
         sure = not any(answer.ambiguous or isinstance(answer.key, MatrixKey) for answer in answers)
         return [whole, round(psnr(seen, normalize(self.judged)), 2), sure]
 
@@ -265,15 +277,15 @@ def whitening(public: str, case: Case) -> Found:
 
 
 def lattice(public: str, case: Case) -> Found:
-    """A matrix but for a signed permutation, and then that."""
+    """A matrix but for a signed permutation, and then that; where there is no such lattice, `whitening`."""
     mixed = case.ciphertexts()
     try:
         if case.scheme.kind == "orthogonal":
             turned = turned_lattice(mixed, 4, 3).key
         else:
             turned = sheared_lattice(mixed, prior(public, 4), case.rng).key
-    except ValueError:  # no such lattice; the attacker sees that it failed
-        return None
+    except ValueError:  # the attacker sees that it failed
+        return whitening(public, case)
     found = _moments(public, case, pixels(decrypt_images(mixed, turned)))
     return Recovery(found.key.then(turned), found.score, found.ambiguous)
 
