@@ -163,6 +163,15 @@ SMALL = """() => {
 }"""
 
 
+# What is wider than a phone and does not scroll in its box, or does not say so.
+UNSIGNED = """() => {
+    const wide = [...document.querySelectorAll(".slides :is(pre, .katex-display, table):not(mixer-proof *, aside *)")]
+        .filter((box) => box.scrollWidth > box.clientWidth + 1);
+    const unsigned = ({ overflowX, backgroundImage }) => overflowX !== "auto" || backgroundImage === "none";
+    return wide.filter((box) => unsigned(getComputedStyle(box))).map((box) => box.textContent.slice(0, 60));
+}"""
+
+
 @pytest.mark.parametrize("name", DECKS)
 def test_a_phone_shows_all_slides_in_letters_that_can_be_read(browser: Browser, site: str, name: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -174,6 +183,7 @@ def test_a_phone_shows_all_slides_in_letters_that_can_be_read(browser: Browser, 
         ".map(base => base.getBoundingClientRect().right)))"
     )
     assert all(gap > 0 for gap in gaps), gaps  # an equation's number stands beside it
+    assert page.evaluate(UNSIGNED) == []
     page.set_viewport_size({"width": 844, "height": 390})
     page.wait_for_function("window.Reveal?.isReady()")  # turned, it is a deck
     page.close()
