@@ -318,11 +318,37 @@ def test_a_whole_number_too_large_for_a_float_is_wrong() -> None:
 
 
 def test_rounding_in_float32_is_named_and_not_called_chance() -> None:
-    def rounded(weight: torch.Tensor) -> list[list[float]]:
-        return weight.float().flatten(1).T.tolist()
+    def rounded(weight: torch.Tensor) -> torch.Tensor:
+        return (weight.flatten(1).T.float() / 3).double() * 3
 
     assert "is float32 mixed in?" in check.matrix_from_weight(rounded).message
     assert not check.matrix_from_weight(rounded).message.endswith("?.")
+
+
+def test_float32_is_float32_in_lists_and_in_wider_numbers() -> None:
+    for form in (torch.Tensor.tolist, torch.Tensor.double, lambda t: t.numpy().astype(float)):
+        assert check.matrix_from_weight(lambda weight, form=form: form(weight.float().flatten(1).T))
+
+
+SHAPES: dict[str, tuple[Callable[..., Any], str]] = {
+    "numpy's lstsq": (
+        lambda X, Y: np.linalg.lstsq(X.numpy(), Y.numpy(), rcond=None),
+        "its first part is right, take [0]",
+    ),
+    "torch's lstsq": (torch.linalg.lstsq, "its first part is right, take [0]"),
+    "a batch": (lambda X, Y: torch.linalg.lstsq(X[None], Y[None]).solution, "a batch of one; [0] takes it out"),
+}
+
+
+@pytest.mark.parametrize(("answer", "said"), SHAPES.values(), ids=SHAPES)
+def test_what_stands_around_a_right_answer_is_named(answer: Callable[..., Any], said: str) -> None:
+    assert said in check.recover_matrix(answer).message
+
+
+def test_the_transpose_is_named_by_its_shape() -> None:
+    for entry in (check.encrypt_linear, check.unpatch):
+        said = entry(lambda *arguments, entry=entry: entry.reference(*arguments).mT).message
+        assert ("this is the transpose" in said) == (entry is check.encrypt_linear)
 
 
 def test_two_mistakes_in_one_list_are_both_explained() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import product
 from math import factorial
 
 import torch
@@ -22,30 +24,30 @@ def mixing(g: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     return cases
 
 
+ORDERS = {
+    "right": lambda order: order,
+    "in the inverse order": torch.argsort,
+    "as it was": lambda order: torch.arange(len(order)),
+}
+
+
+def mixed_up() -> Iterator[tuple[Callable[..., tuple], str]]:
+    """Each way to have some of W1, W2 and c2 in the new order, some in the inverse, and some as they were."""
+    for states in product(ORDERS, repeat=3):
+        if set(states) != {"right"}:
+            a, b, c = (ORDERS[state] for state in states)
+            said = ", ".join(f"{name} is {state}" for name, state in zip(("W1", "W2", "c2"), states, strict=True))
+            yield (
+                lambda W1, W2, c2, order, a=a, b=b, c=c: (W1[:, a(order)], W2[b(order)], c2[c(order)]),
+                f"{said}; place n now holds the patch of place order[n]",
+            )
+
+
 @checker(
     mixing,
     "columns of W1, rows of W2 and entries of c2 follow the patches: PZ goes to P times what Z went to.",
     (
-        (
-            lambda W1, W2, c2, order: (W1[:, order.argsort()], W2[order.argsort()], c2[order.argsort()]),
-            "this is the inverse order: place n now holds the patch of place order[n]",
-        ),
-        (
-            lambda W1, W2, c2, order: (W1[:, order.argsort()], W2[order], c2[order]),
-            "W2 and c2 are right, the columns of W1 are in the inverse order",
-        ),
-        (
-            lambda W1, W2, c2, order: (W1[:, order], W2[order.argsort()], c2[order.argsort()]),
-            "W1 is right, W2 and c2 are in the inverse order",
-        ),
-        (lambda W1, W2, c2, order: (W1[:, order], W2, c2), "what goes out must be in the new order, too: W2 and c2"),
-        (lambda W1, W2, c2, order: (W1, W2[order], c2[order]), "what comes in is in the new order: columns of W1"),
-        (lambda W1, W2, c2, order: (W1[:, order], W2[order], c2), "the bias c2 belongs to places, too"),
-        (
-            lambda W1, W2, c2, order: (W1[:, order], W2[order], c2[order.argsort()]),
-            "W1 and W2 are right, c2 is in the inverse order",
-        ),
-        (lambda W1, W2, c2, order: (W1, W2, c2), "these are the weights as they were"),
+        *mixed_up(),
         (lambda W1, W2, c2, order: (W2[order], W1[:, order], c2[order]), "all three are right, but W1 comes first"),
     ),
     axes="order holds places: columns of W1, rows of W2 and entries of c2",
@@ -80,6 +82,19 @@ def symmetries(h: int, w: int) -> int:
             lambda h, w: 24 if h == w == 2 else symmetries(h, w),
             "a place of 2 × 2 is not beside the one across: of the 24 orders, 8 keep neighbours beside each other",
         ),
+        (
+            lambda h, w: 8 if min(h, w) > 1 else symmetries(h, w),
+            "a quarter turn of a rectangle has another shape, so it is no order of the same grid",
+        ),
+        (
+            lambda h, w: factorial(h) * factorial(w),
+            "a convolution sees who is beside whom; rows can't be put in any order",
+        ),
+        *[
+            (lambda h, w, square=square: square if h == w else 2, "a rectangle has two mirror images and a half turn")
+            for square in (2, 8)
+        ],
+        (lambda h, w: 1, "a grid can be turned and mirrored, and keeps who is beside whom"),
         (lambda h, w: 4, "a square also has quarter turns"),
         *[
             (

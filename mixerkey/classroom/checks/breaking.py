@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from mixerkey.cipher import encrypt_images
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import SIGNS, SOLVED, normal, random_key, sign
+from mixerkey.classroom.checks.inputs import NO_SIGN, SIGNS, SOLVED, normal, random_key, sign
 from mixerkey.keys import Key
 
 
@@ -35,12 +35,12 @@ def leading(column: bool = True, which: int = -1) -> Callable[[Tensor], Tensor]:
     return flips
 
 
-def halved(which: int) -> Callable[[Tensor], Tensor]:
-    """Half of the places by force: those above or below the middle of the leading eigenvector's entries."""
+def halved(middle: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """About half of the places by force: those below the middle of the leading eigenvector's entries."""
 
     def flips(x: Tensor) -> Tensor:
         entries = torch.linalg.eigh(x.T @ x).eigenvectors[:, -1]
-        return entries < entries.sort().values[len(entries) // 2 - which]
+        return entries < middle(entries)
 
     return flips
 
@@ -57,11 +57,26 @@ def halved(which: int) -> Callable[[Tensor], Tensor]:
         (leading(which=-2), "this is the second eigenvector from the end; the leading one is the last"),
         *[
             (
-                halved(which),
+                halved(middle),
                 "this makes half of them flips whatever their signs; count them, as a check, but take the signs",
             )
-            for which in (0, 1)
+            for middle in (
+                lambda entries: entries.sort().values[len(entries) // 2],
+                lambda entries: entries.sort().values[len(entries) // 2 - 1],
+            )
         ],
+        (
+            lambda x: torch.linalg.svd(x, full_matrices=False).U[:, 0] < 0,
+            "this has an entry for each block: x xᵀ compares blocks, xᵀ x pixels; of the SVD it is Vh, not U",
+        ),
+        (
+            lambda x: torch.linalg.svd(x, full_matrices=False).Vh[:, 0] < 0,
+            "the rows of Vh are the vectors; this takes a column",
+        ),
+        (
+            lambda x: (x.T @ x).sum(0) < 0,
+            "these are sums of the second moments' rows; the leading eigenvector weighs them by their signs",
+        ),
         (leading(column=False), "the eigenvectors are the columns; this takes a row"),
         (
             lambda x: torch.linalg.eigh(x.T @ x).eigenvectors[:, -1],
@@ -133,6 +148,18 @@ def wrong_reading(how: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
             )
             for moved in (lambda raw, r, v: (v, r[v.argsort()]), lambda raw, r, v: (v, r[v]))
         ],
+        (wrong_reading(lambda raw, r, v: (torch.where(r, -raw, raw), r)), NO_SIGN),
+        (
+            wrong_reading(lambda raw, r, v: (torch.where(raw > len(v) // 2, 255 - raw, raw), raw > len(v) // 2)),
+            "plain answers reach p_b - 1, so the border between them and flipped ones is not p_b / 2",
+        ),
+        (
+            lambda encrypts, M, C: (
+                torch.arange(M * M * C).reshape(M, M, C).permute(2, 0, 1).flatten()[read(encrypts, M, C)[2]],
+                read(encrypts, M, C)[1],
+            ),
+            "the places of your block are numbered (row, column, channel); a key counts (channel, row, column)",
+        ),
         (wrong_reading(lambda raw, r, v: (torch.where(r, 256 - raw, raw), r)), "a flip is 255 - p, not 256 - p"),
         (wrong_reading(lambda raw, r, v: (r, v)), "both are right, in the other order: give v first, then r"),
         (
@@ -165,6 +192,11 @@ def pairs(g: Generator, n: int, size: int) -> tuple[Tensor, Tensor]:
             "this is the best orthogonal matrix; T need not be orthogonal",
         ),
         (lambda X, Y: X.T @ Y / len(X), "Xᵀ Y has the second moments of X in it: divide them out, (XᵀX)⁻¹ XᵀY"),
+        *[
+            (lambda X, Y, n=n: Y.T @ X / (len(X) if n else 1), "this is the transpose of XᵀY; T is (XᵀX)⁻¹ XᵀY")
+            for n in (False, True)
+        ],
+        (lambda X, Y: X.T @ Y / (X.T @ X), "/ divides number by number; solve, (XᵀX)⁻¹ XᵀY"),
         (
             lambda X, Y: torch.linalg.lstsq(X, Y).solution.round(),
             "this is rounded; T need not be a matrix of whole numbers",

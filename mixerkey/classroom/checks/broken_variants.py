@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixerkey.classroom.checks.checker import checker
-from mixerkey.classroom.checks.inputs import BLOCKS, SIGNS, normal, random_key
+from mixerkey.classroom.checks.inputs import BLOCKS, SIGNS, normal, random_key, sign
 
 
 def ranks(u: Tensor) -> Tensor:
@@ -115,6 +115,31 @@ def offset(mean: float, deviation: float) -> float:
             lambda b, E, r, m, s: b - offset(m, s) * E[r].mean(0),
             "each flipped pixel brings an offset of its own: sum the rows, do not average them",
         ),
+        (
+            lambda b, E, r, m, s: b - (255 - 255 * 2 * m) / s * E[r].sum(0),
+            "mean and deviation are those of pixels from 0 to 1, so white is 1, not 255",
+        ),
+        (lambda b, E, r, m, s: b - E[r].sum(0) / s, "black becomes (0 - mean) / deviation: mind the sign"),
+        (
+            lambda b, E, r, m, s: b - (1 - 2 * m / s) * E[r].sum(0),
+            "put brackets around 1 - 2 mean; all of it is divided",
+        ),
+        (
+            lambda b, E, r, m, s: b - offset(m, s),
+            "the offset is that of a pixel; the rows of E_enc carry it to the channels",
+        ),
+        (lambda b, E, r, m, s: b - offset(m, s) * E[r], "sum the rows of the flipped pixels, .sum(0)"),
+        (
+            lambda b, E, r, m, s: b - offset(m, s) * E[r.nonzero()[-1, 0]],
+            "each round starts from the old bias, so the last flipped pixel alone counts; add up",
+        ),
+        *[
+            (
+                lambda b, E, r, m, s, turn=turn: b - turn * offset(m, s) * (sign(r) @ E),
+                "these are the signs s; pixels that are not flipped bring nothing, so take r, 0 or 1",
+            )
+            for turn in (1, -1)
+        ],
         (lambda b, E, r, m, s: b - offset(m, s) * E[r].sum(), "each channel has a sum of its own: add rows, .sum(0)"),
         (
             lambda b, E, r, m, s: b - offset(m, s) * E[r.long()].sum(0),

@@ -219,7 +219,7 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
     """Why `got` is not `expected`, in words; empty if it is.
 
     What counts are the numbers: they may come as a tensor of any layout, an array, or lists, as integers of any width,
-    and as float32, which gets the room of its rounding. True and False may be 1 and 0.
+    and as float32, whatever holds them, which get the room of its rounding. True and False may be 1 and 0.
 
     Args:
         got: anything.
@@ -271,14 +271,23 @@ def difference(got: object, expected: object, tolerance: float = 0.0, dtypes: bo
 def _tensors_differ(got: object, expected: Tensor, tolerance: float, dtypes: bool) -> str:
     numbers = as_numbers(got)
     if numbers is None:
-        return f"expected a tensor of shape {tuple(expected.shape)}, got {_kind(got)}"
+        first = isinstance(got, tuple) and got and not difference(got[0], expected, tolerance)
+        more = "; its first part is right, take [0]" if first else ""
+        return f"expected a tensor of shape {tuple(expected.shape)}, got {_kind(got)}{more}"
     if numbers.shape != expected.shape:
-        return f"expected shape {tuple(expected.shape)}, got {tuple(numbers.shape)}"
+        shapes = f"expected shape {tuple(expected.shape)}, got {tuple(numbers.shape)}"
+        if numbers.shape == (1, *expected.shape):
+            return f"{shapes}: a batch of one; [0] takes it out"
+        turned = numbers.ndim == 2 and numbers.T.shape == expected.shape
+        if turned and not _tensors_differ(numbers.T, expected, tolerance, dtypes):
+            return f"{shapes}: this is the transpose"
+        return shapes
     if numbers.is_complex():
         return f"expected {expected.dtype}, got {numbers.dtype}"
     try:
         gap = (numbers.cpu().double() - expected.double()).abs()
-        room = _room(expected) if tolerance and numbers.dtype == torch.float32 else 0
+        single = numbers.is_floating_point() and torch.equal(numbers.double(), numbers.float().double())
+        room = _room(expected) if tolerance and single else 0
         if not (gap <= tolerance + room).all():  # also if NaN
             near = ROUNDED if (gap <= 1e-5).all() else ""
             coarse = not numbers.is_floating_point() or numbers.element_size() < 4

@@ -64,6 +64,11 @@ parameters = Value(
         (lambda P, k, L: P * (1 + (L - 1) * (k - 1)), "the first layer looks around as well: there are L of them"),
         (lambda P, k, L: P * L * k, "the kernels of two layers overlap: the next one adds k - 1 patches, not k"),
         (lambda P, k, L: L * k, "a layer adds k - 1 patches, not k, and each patch is P pixels wide"),
+        (
+            lambda P, k, L: P * L * (k - 1) + 1,
+            "before the first layer a position sees its own patch, P pixels, not one",
+        ),
+        (lambda P, k, L: P + L * k, "a layer adds k - 1 patches, not k, and each patch is P pixels wide"),
         (lambda P, k, L: P * k, "this is one layer; there are L of them"),
         (
             lambda P, k, L: P * k + (L - 1) * (k - 1),
@@ -209,6 +214,19 @@ CHANNELS = "ij,jab->iab"
         (mixed(CHANNELS, lambda u: u * (1 + u.erf()) / 2), "erf takes u divided by the root of 2"),
         (mixed(CHANNELS, lambda u: u * (1 + (u / 2**0.5).erf())), "GELU has a factor 1/2: Φ lies between 0 and 1"),
         (mixed(CHANNELS, lambda u: (1 + (u / 2**0.5).erf()) / 2), "this is Φ(u); GELU is u times it"),
+        (mixed(CHANNELS, F.silu), "this is SiLU, u times a sigmoid; GELU is u times Φ(u)"),
+        (
+            mixed(CHANNELS, lambda u: u * (-(u**2) / 2).exp() / (2 * torch.pi) ** 0.5),
+            "this has the normal density; Φ is the distribution, its integral",
+        ),
+        (
+            lambda z, W: F.gelu(W[:, :, None, None] * z).sum(1),
+            "this applies GELU to each product; it acts on their sum over the channels",
+        ),
+        (
+            lambda z, W: F.gelu(W.diagonal()[:, None, None] * z),
+            "each channel meets its own weight only; a pointwise convolution mixes all channels",
+        ),
         (mixed(CHANNELS, F.relu), "this is ReLU; GELU lets a little of negative numbers pass"),
         (
             lambda z, W: z + F.gelu(torch.einsum(CHANNELS, W, z)),

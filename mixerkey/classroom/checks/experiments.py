@@ -41,14 +41,14 @@ def wald(z: float = 1.959964, power: float = 0.5) -> Callable[[int, int], tuple[
 
 
 def wilson(
-    z: float = 1.959964, middle: bool = True, inner: bool = True, power: float = 0.5, divided: int = 2
+    z: float = 1.959964, middle: float = 0.5, inner: float = 0.25, power: float = 0.5, divided: int = 2
 ) -> Callable[[int, int], tuple[float, float]]:
     """Wilson's interval of another level, or solved wrongly: without a summand, the root, or a division by 1 + e."""
 
     def bounds(right: int, total: int) -> tuple[float, float]:
         share, e = right / total, z * z / total
-        centre = (share + e / 2 * middle) / (1 + e) ** (divided > 0)
-        half = (share * (1 - share) * e + e**2 / 4 * inner) ** power / (1 + e) ** (divided > 1)
+        centre = (share + e * middle) / (1 + e) ** (divided > 0)
+        half = (share * (1 - share) * e + e**2 * inner) ** power / (1 + e) ** (divided > 1)
         return centre - half, centre + half
 
     return bounds
@@ -89,8 +89,21 @@ def about_share(right: int, total: int) -> tuple[float, float]:
         ),
         (clipped, "this is Wald's interval, cut at 0 and 1; Wilson has the unknown p under the root"),
         (about_share, "the middle is not the measured share, but (share + e / 2) / (1 + e), e = q² / n"),
-        (wilson(middle=False), "e / 2 is missing in the middle: 2 share + e stands before p, e = q² / n"),
-        (wilson(inner=False), "e² / 4 is missing under the root, e = q² / n"),
+        (wilson(middle=0), "e / 2 is missing in the middle: 2 share + e stands before p, e = q² / n"),
+        (wilson(inner=0), "e² / 4 is missing under the root, e = q² / n"),
+        (wilson(middle=1), "e in the middle must be halved: 2 share + e is twice the middle, e = q² / n"),
+        (wilson(inner=1), "e² under the root must be divided by 4, as half of e is squared, e = q² / n"),
+        (wilson(middle=-0.5), "the middle is (share + e / 2) / (1 + e), this takes e / 2 away, e = q² / n"),
+        (
+            lambda right, total: tuple(2 * p for p in confidence_interval(right, total)),
+            "this is twice as much: a quadratic's roots are divided by 2 (1 + e), e = q² / n",
+        ),
+        (
+            lambda right, total: tuple(-p for p in confidence_interval(right, total)[::-1]),
+            "the signs are wrong: what stands before p is -(2 share + e), and the roots begin with plus that",
+        ),
+        (wald(2.0), "this is Wald's interval with q = 2; Wilson has the unknown p under the root, and q = 1.959964"),
+        (wilson(2.0), "q = 2 is rounded; 95 % needs q = 1.959964"),
         (wilson(power=1.0), "the root is missing"),
         (wilson(divided=1), "the half width must be divided by 1 + e, too, e = q² / n"),
         (wilson(divided=0), "divide by 1 + e, what stands before p², e = q² / n"),
@@ -130,6 +143,17 @@ def interval(right: int, total: int) -> tuple[float, float]:
         (lambda n: 1 - 0.05**n, "take the n-th root of 0.05, not its n-th power"),
         (lambda n: 1 - 0.95**n, "this is the chance to meet a key if 5 % are good; the share is what is asked for"),
         (lambda n: 1 / n, "1 / n would be the share if one key had been good; none was"),
+        *[
+            (
+                lambda n, more=more: 1 / (n + more),
+                "this is an estimate of the share, not the largest that 5 % allow: solve (1 - p)^n = 0.05",
+            )
+            for more in (1, 2)
+        ],
+        (lambda n: log(0.05) / n, "a share is not negative; and the bound itself solves (1 - p)^n = 0.05"),
+        (lambda n: 0.95 ** (1 / n), "solve (1 - p)^n = 0.05 for p: one minus the n-th root of 0.05, not of 0.95"),
+        (lambda n: 1 - 0.01 ** (1 / n), "this is for 99 %; 95 % leave 0.05"),
+        (lambda n: 0.05, "this is the 5 % themselves; the share depends on n"),
         (lambda n: 0.0, "that none was seen does not mean that there are none"),
         (lambda n: 1 - 0.95 ** (1 / n), "n failures should have a chance of 5 %, here they have one of 95 %"),
         (lambda n: 0.05 ** (1 / n), "this is the share of the keys that fail; the others are asked for"),

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from mixerkey.blocks import integrate
 from mixerkey.cipher import encrypt_images
 from mixerkey.classroom.checks.checker import Value, as_numbers, checker
-from mixerkey.classroom.checks.inputs import BLOCKS, full, pixels, random_key
+from mixerkey.classroom.checks.inputs import BLOCKS, NO_SIGN, full, pixels, random_key
 
 INVERSE = "this permutes by the inverse: x'(k) must be x(v_k), not x(k) at v_k"
 BACKWARDS = (
@@ -20,7 +20,6 @@ BACKWARDS = (
 )
 LAST_AXIS = "the pixels of a block are the last axis of blocks"
 WIDER = "255 - p is meant: ~p is that for uint8 only, of any wider number it is -1 - p"
-NO_SIGN = "only a normalised pixel changes its sign; an 8-bit pixel p becomes 255 - p"
 
 block_by_hand = Value(
     [250, 155, 5, 55],
@@ -69,11 +68,30 @@ def blocks_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
     return cases
 
 
-def in_place(blocks: Tensor, v: Tensor) -> Tensor:
+def in_place(blocks: Tensor, v: Tensor, back: bool = False) -> Tensor:
     result = blocks.clone()
     for k, place in enumerate(v):
-        result[..., k] = result[..., place]
+        there, here = (place, k) if back else (k, place)
+        result[..., there] = result[..., here]
     return result
+
+
+OVERWRITTEN = "each pixel is written over one that is still to be read; write the result into a new tensor"
+WRONG_FLIPS = (
+    (lambda p, r: torch.where(r, -1, 1) * p.int(), NO_SIGN),
+    *[
+        (
+            lambda p, r, dtype=dtype: torch.where(r, 256 - p.int(), p).to(dtype),
+            "a flip is 255 - p, not 256 - p: all eight bits turn over",
+        )
+        for dtype in (torch.uint8, torch.int32)
+    ],
+    (lambda p, r: torch.where(r, ~p.int(), p), WIDER),
+    (lambda p, r: torch.where(r, 1 - p, p), "1 - p flips a pixel between 0 and 1; of 8 bits it is 255 - p"),
+    (lambda p, r: p ^ r, "XOR with 1 turns the last bit only; the mask is 255"),
+    (lambda p, r: p ^ full(~r), "this flips where r is 0"),
+    (lambda p, r: (p ^ full(r)) / 255, "this divides by 255; pixels are whole numbers from 0 to 255"),
+)
 
 
 @checker(
@@ -83,10 +101,7 @@ def in_place(blocks: Tensor, v: Tensor) -> Tensor:
         (lambda blocks, v: blocks[..., v.argsort()], INVERSE),
         (lambda blocks, v: blocks, "nothing has moved"),
         (lambda blocks, v: blocks[..., v[v]], "this shuffles twice"),
-        (
-            in_place,
-            "each pixel is written over one that is still to be read; write the result into a new tensor",
-        ),
+        (in_place, OVERWRITTEN),
         (lambda blocks, v: blocks.flip(-1), "this reverses the pixels, whatever v is"),
     ),
     axes=LAST_AXIS,
@@ -101,26 +116,12 @@ def shuffle(blocks: Tensor, v: Tensor) -> Tensor:
     (
         (lambda blocks, v, r: blocks[..., v.argsort()] ^ full(r), INVERSE),
         (lambda blocks, v, r: (blocks ^ full(r))[..., v.argsort()], BACKWARDS),
-        (lambda blocks, v, r: torch.where(r, -1, 1) * blocks[..., v].int(), NO_SIGN),
+        *[(lambda blocks, v, r, flip=flip: flip(blocks[..., v], r), message) for flip, message in WRONG_FLIPS],
+        (lambda blocks, v, r: in_place(blocks, v) ^ full(r), OVERWRITTEN),
         (
             lambda blocks, v, r: (blocks ^ full(r))[..., v],
             "this flips before it shuffles; r_k belongs to the encrypted place k",
         ),
-        (
-            lambda blocks, v, r: torch.where(r, 256 - blocks[..., v].int(), blocks[..., v]).to(torch.uint8),
-            "a flip is 255 - p, not 256 - p: all eight bits turn over",
-        ),
-        (lambda blocks, v, r: torch.where(r, ~blocks[..., v].int(), blocks[..., v]), WIDER),
-        (
-            lambda blocks, v, r: torch.where(r, 1 - blocks[..., v], blocks[..., v]),
-            "1 - p flips a pixel between 0 and 1; of 8 bits it is 255 - p",
-        ),
-        (
-            lambda blocks, v, r: torch.where(r, 255 - blocks[..., v], blocks[..., v]) / 255,
-            "this divides by 255; encrypted pixels are whole numbers from 0 to 255",
-        ),
-        (lambda blocks, v, r: blocks[..., v] ^ r, "XOR with 1 turns the last bit only; the mask is 255"),
-        (lambda blocks, v, r: blocks[..., v] ^ full(~r), "this flips where r is 0"),
         (
             lambda blocks, v, r: blocks[..., v],
             "the shuffle is right, the flips are missing; a mask of 256 would be 0 in uint8",
@@ -150,9 +151,17 @@ def encrypt(blocks: Tensor, v: Tensor, r: Tensor) -> Tensor:
             "the flips are undone, but the pixels are shuffled once more; send them back with v.argsort()",
         ),
         (lambda blocks, v, r: blocks[..., v] ^ full(r), "this encrypts a second time"),
-        (lambda blocks, v, r: torch.where(r, ~blocks.int(), blocks)[..., v.argsort()], WIDER),
+        *[
+            (lambda blocks, v, r, flip=flip: flip(blocks, r)[..., v.argsort()], message)
+            for flip, message in WRONG_FLIPS
+        ],
+        (lambda blocks, v, r: in_place(blocks ^ full(r), v, back=True), OVERWRITTEN),
         (
             lambda blocks, v, r: (blocks ^ full(r))[..., v.flip(0)],
+            "v from right to left does not undo it; the inverse is v.argsort()",
+        ),
+        (
+            lambda blocks, v, r: (blocks ^ full(r))[..., len(v) - 1 - v],
             "v from right to left does not undo it; the inverse is v.argsort()",
         ),
         (lambda blocks, v, r: blocks[..., v.argsort()], "the pixels are back, the flips are still there"),
@@ -238,6 +247,25 @@ def exactly_odd(result: Any, arguments: tuple) -> str:
         (lambda p, L: (2 * p - (2 ^ L - 1)).float() / (2 ^ L - 1), "in Python 2^L is XOR; the power is 2**L"),
         (lambda p, L: (2 * p - (2**L - 1)) // (2**L - 1), "// rounds down to whole numbers; divide by /"),
         (lambda p, L: (2 * p - 255).float() / 255, "255 is for 8 bits; here the largest level is 2^L - 1"),
+        (
+            lambda p, L: (2 * p - 2**L + 1).double() / (2**L - 1) / 2,
+            "this goes from -1/2 to 1/2; divide by half of 2^L - 1",
+        ),
+        *[
+            (lambda p, L, by=by: (2 * p - 2**L + 1).double() / by, "the middle is 0, the division is missing")
+            for by in (1, 2)
+        ],
+        *[
+            (
+                lambda p, L, n=n: (p - p.double().mean()) / p.double().std(correction=n),
+                "this is by the average and spread of these pixels, another for each image; take the levels' ends",
+            )
+            for n in (0, 1)
+        ],
+        (
+            lambda p, L: 2 * (p - p.min()).double() / (p.max() - p.min()) - 1,
+            "the darkest and brightest pixel need not be there; take the levels' ends, 0 and 2^L - 1",
+        ),
         (lambda p, L: -(2 * p - 2**L + 1).float() / (2**L - 1), "dark must become -1, not 1"),
     ),
     tolerance=1e-6,

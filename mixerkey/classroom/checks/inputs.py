@@ -10,6 +10,7 @@ from mixerkey.keys import Key
 SOLVED = 1e-4  # by how much a system that was solved in float32 may be off; a wrong one is off by far more
 BLOCKS = ((4, 3), (2, 3), (4, 1))  # (M, C)
 
+NO_SIGN = "only a normalised pixel changes its sign; an 8-bit pixel p becomes 255 - p"
 SIGNS = "these are the signs s, -1 where a pixel is flipped; r is 1 there, and 0 elsewhere"
 
 

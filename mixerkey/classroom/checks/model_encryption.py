@@ -39,6 +39,13 @@ def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
     return cases
 
 
+def in_place(E: Tensor, v: Tensor, r: Tensor) -> Tensor:
+    E = E.clone()
+    for k, place in enumerate(v):
+        E[k] = -E[place] if r[k] else E[place]
+    return E
+
+
 @checker(
     matrix_and_key,
     "row k is row v_k of E, negated where r_k = 1: E' is the transpose of T, times E.",
@@ -49,6 +56,7 @@ def matrix_and_key(g: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         (lambda E, v, r: E[v], "the rows are right, the signs are missing"),
         (lambda E, v, r: sign(r)[:, None] * E, "the signs are there, but no row has moved"),
         (lambda E, v, r: -sign(r)[:, None] * E[v], "this negates where r is 0"),
+        (in_place, "each row is written over one that is still to be read; write the result into a new matrix"),
         *[
             (
                 lambda E, v, r, top=top: torch.where(r[:, None], top - E[v], E[v]),
@@ -124,16 +132,21 @@ def rows(E: Tensor, key: Key) -> Tensor:
 
 
 def linear(
-    there: bool = True, back: bool = True, inverse: bool = False, rows: Callable[[Tensor, Key], Tensor] = rows
+    there: bool = True,
+    back: bool = True,
+    inverse: bool = False,
+    axes: tuple[int, int, int] = (2, 0, 1),
+    again: bool = False,
+    rows: Callable[[Tensor, Key], Tensor] = rows,
 ) -> Callable[[Tensor, Key], Tensor]:
     """Encryption of a linear embedding's weight by `rows`, with or without the change of order before and after it."""
 
     def encrypted(weight: Tensor, key: Key) -> Tensor:
         M, C = key.patch_size, key.channels
-        order = torch.arange(M * M * C).reshape(M, M, C).permute(2, 0, 1).flatten()  # (p_b,)
+        order = torch.arange(M * M * C).reshape(M, M, C).permute(axes).flatten()  # (p_b,)
         order = order.argsort() if inverse else order
         E = rows(weight.T[order] if there else weight.T, key)  # (p_b, d)
-        return (E[order.argsort()] if back else E).T
+        return (E[order if again else order.argsort()] if back else E).T
 
     return encrypted
 
@@ -161,6 +174,11 @@ def linear(
             lambda weight, key: linear(rows=lambda E, key: E[key.permutation])(weight, key) * sign(key.flips),
             "the signs are in the key's order, and these columns back in the weight's: negate before they come back",
         ),
+        (
+            linear(again=True),
+            "the columns are brought into another order twice; bring them back by the inverse, argsort",
+        ),
+        (linear(axes=(2, 1, 0)), "rows and columns of the patch are exchanged: the key counts (channel, row, column)"),
         (linear(inverse=True), "there and back are exchanged; argsort gives the other direction"),
     ),
 )

@@ -91,6 +91,13 @@ def unpatch(flat: Tensor, C: int, H: int, W: int, P: int) -> Tensor:
             lambda weight: weight.reshape(-1, len(weight)),
             "reshape to (p_b, d) cuts the numbers anew; reshape to (d, p_b), then transpose",
         ),
+        *[
+            (
+                lambda weight, order=order: weight.permute(order).reshape(-1, len(weight)),
+                "the axis of the outputs must be the last before this reshape: permute(1, 2, 3, 0)",
+            )
+            for order in ((1, 0, 2, 3), (2, 3, 0, 1))
+        ],
         (lambda weight: weight.mT.flatten(1).T, "rows and columns of the kernels are exchanged"),
         (
             lambda weight: weight.permute(3, 2, 1, 0).flatten(0, 2),
