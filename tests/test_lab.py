@@ -544,6 +544,8 @@ def test_the_stage_stays_in_sight_and_marks_right_and_wrong(page: Page) -> None:
 def test_a_picture_without_a_network_is_told_the_block_size_that_has_one(page: Page) -> None:
     fetch = page.locator("#lab-fetch")
     expect(fetch).to_be_enabled()
+    names = [button.get_attribute("title") for button in page.locator("#lab-samples button").all()]
+    assert "handwritten 8" not in names, "an encrypted network mostly says 8"
     page.locator("#lab-samples button").last.click()  # a digit
     expect(fetch).to_be_disabled()
     expect(fetch).to_have_text("No network for M = 4: choose M = 2")

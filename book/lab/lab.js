@@ -371,7 +371,7 @@ async function start() {
   ]);
   const samples = [
     ...SAMPLES.map((name, i) => ({ name, label: COLOURS[i], pixels: tile(row, i), shape: [3, 32, 32] })),
-    ...[3, 5, 8].map((i) => ({ name: `handwritten ${digits[i].label}`, label: String(digits[i].label), pixels: Uint8Array.from(digits[i].pixels), shape: [1, 8, 8] })),
+    ...[3, 5, 6].map((i) => ({ name: `handwritten ${digits[i].label}`, label: String(digits[i].label), pixels: Uint8Array.from(digits[i].pixels), shape: [1, 8, 8] })),
   ];
   at("samples").replaceChildren(...samples.map(({ name, label, pixels, shape: dimensions }) => {
     const choose = () => setPicture(pixels, dimensions, name, label);
