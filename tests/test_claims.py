@@ -98,6 +98,7 @@ def test_an_old_page_is_noticed_and_made_anew(
 def test_symbols_are_formulas(entries: list[dict]) -> None:
     for one in entries:
         for words in (one["title"], one["paper"], one["ours"], one["note"]):
+            assert not re.search(r"\d%", words), words
             plain = re.sub(r"\$[^$]+\$|\{doc\}`[^`]+`", "", words)
             assert not re.search(r"[_^²⁻ᵀ]|(?<!['’])\b[b-zB-Z]\b|\bK\d", plain), words
 

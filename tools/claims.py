@@ -89,6 +89,8 @@ def load() -> list[dict]:
     known = numbers()
     for entry in entries:
         entry |= {name: entry.get(name, "").format(**known) for name in ("ours", "note", "printed")}
+        prose = ("title", "paper", "ours", "note")
+        entry |= {name: re.sub(r"(?<=\d)%", " %", entry[name]) for name in prose}
     return entries
 
 
@@ -164,10 +166,10 @@ def problems(entries: list[dict]) -> list[str]:
 def render(entries: list[dict]) -> str:
     """The page."""
     lines = [INTRODUCTION, *(f"- **{word}**: {meaning}" for word, meaning in VERDICTS.items())]
-    lines += ["\n## At a glance\n", "| where | claim | this book | verdict |", "|---|---|---|---|"]
+    lines += ["\n## At a glance\n", "| verdict | where | claim | this book |", "|---|---|---|---|"]
     for entry in entries:
         where = re.sub("(?<!,) ", "\N{NO-BREAK SPACE}", entry["where"])  # a line ends after a comma
-        cells = (f"{{ref}}`{where} <claim-{entry['id']}>`", entry["title"], entry["ours"], entry["verdict"])
+        cells = (entry["verdict"], f"{{ref}}`{where} <claim-{entry['id']}>`", entry["title"], entry["ours"])
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("\n## One by one")
     for entry in entries:
