@@ -96,6 +96,10 @@ def _work(found: list[Entry], known: dict[str, Assignment], only: set[str]) -> l
     for name in sorted(handed_in):
         for entry, notebooks in sorted_out:
             notebook, notes = choose(notebooks.get(name, []), known[name])
+            if len(entry.places) > 1:
+                notes.append(
+                    f"from {' and '.join(entry.places)}: if these are two students, give each a name of their own"
+                )
             result = {
                 "assignment": name,
                 "student": entry.name,

@@ -78,6 +78,7 @@ class Entry:
     notebooks: list[Notebook] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what else was found, and why it can't be graded
     budget: Budget = field(default_factory=Budget)
+    places: list[str] = field(default_factory=list)  # in the folder of submissions, beside what a platform has named
 
 
 class UnreadableError(Exception):
@@ -97,6 +98,9 @@ def entries(submissions: Path) -> list[Entry]:
     for path, content in _top(submissions):
         name, rest = student(path)
         entry = found.setdefault(name, Entry(name))
+        first = path.partition("/")[0]
+        if first not in entry.places and not any(platform.fullmatch(first) for platform in PLATFORMS):
+            entry.places.append(first)
         if content is None:
             entry.notes.append(rest)
         else:

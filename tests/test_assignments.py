@@ -28,7 +28,7 @@ from playwright.sync_api import Browser
 
 from assignments import feedback, grades, inbox, marking, sandbox, table, variants, worker
 from assignments.__main__ import main
-from assignments.grade import _grade_one, grade
+from assignments.grade import _grade_one, _work, grade
 from assignments.grades import Grades
 from assignments.inbox import Notebook, choose, entries, read, which
 from assignments.marking import run_tests, written
@@ -651,6 +651,21 @@ def test_the_archive_of_a_learning_platform_is_taken_as_it_is(tmp_path: Path) ->
         entries(tmp_path / "none.zip")
     with pytest.raises(FileNotFoundError, match="no folder or file"):
         entries(tmp_path / "nowhere")
+
+
+def test_two_entries_of_one_name_are_told_as_perhaps_two_students(tmp_path: Path) -> None:
+    files = ["Anna/homework.ipynb", "Anna.ipynb", "Ben/a.ipynb", "Ben/b.ipynb"]
+    files += [f"maieranna_412_900{number}_{number}.ipynb" for number in (1, 2)]  # of Canvas, which tells people apart
+    for number, path in enumerate(files):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(notebook_bytes(CIPHER, f"x = {number}"))
+    notes = {result["student"]: " ".join(result["notes"]) for result, _ in _work(entries(tmp_path), KNOWN, set())}
+    assert list(notes) == ["Anna", "Ben", "maieranna_412"]
+    assert all("2 attempts" in note for note in notes.values())
+    assert [name for name, note in notes.items() if "from Anna and Anna.ipynb: if these are two students" in note] == [
+        "Anna"
+    ]
+    assert "two students" not in notes["Ben"] + notes["maieranna_412"]
 
 
 def test_an_archive_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
