@@ -81,6 +81,11 @@ FAULTS = r"""async () => {
     const parts = formula.closest(".katex-display") ? [] : [...formula.querySelectorAll(".base")];
     const right = Math.max(0, ...parts.map((part) => part.getBoundingClientRect().right));
     if (right > Math.min(block.right, innerWidth) + 1) found.push(`a formula cut for good: ${name(formula)}`);
+    const edges = parts.map((part) => part.getBoundingClientRect());
+    const width = edges.reduce((sum, edge) => sum + edge.width, 0);
+    if (width < 180 && edges.some(({ left }, k) => k && left < edges[k - 1].left)) {
+      found.push(`a short formula in two lines: ${name(formula)}`);
+    }
     const after = formula.closest(".math")?.nextSibling;
     if (parts.length === 1 && /^[,.;:!?)’”]/.test(after?.data)) {
       const sign = document.createRange();

