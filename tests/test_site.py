@@ -144,6 +144,8 @@ def test_search_leads_to_the_section(browser: Browser, site: str, query: str, pa
     script = (SITE / "_static" / "sections.js").read_text(encoding="utf-8")
     sections = json.loads(script.removeprefix("const SECTIONS = ").rstrip().removesuffix(";"))
     assert [s["id"] for s in sections if re.search(r"\b(?:ex|quiz|thm|claim)-[a-z]+-", s["text"])] == []  # but titles
+    folded = ["the network is isotropic", "Right. ", "Wrong. "]
+    assert [s["id"] for s in sections if any(answer in s["text"] for answer in folded)] == []
     whole = set(re.findall(r"\w+", re.sub("[_^]", "", script)))
     ends = [re.findall(r"\w+", text.replace("_", "")) for text in window.locator(".found-sections p").all_inner_texts()]
     assert [words for words in ends if not {words[0], words[-1]} <= whole] == []

@@ -90,8 +90,10 @@ class Quiz(SphinxDirective):
             result += [html(f"<label>{button}"), self.parse(text), html("</span></label>")]
         result += [html('<details><summary>Answers</summary><ol type="A">')]
         for verdict, text, why in options:
-            result += [html(f'<li data-verdict="{verdict}"><p class="quiz-option">'), self.parse(text), html("</p><p>")]
-            result += [self.parse(f"**{VERDICTS[verdict]}** {why}"), html("</p></li>")]
+            option, reason = self.parse(text), self.parse(f"**{VERDICTS[verdict]}** {why}")
+            option["classes"] = reason["classes"] = ["quiz-answer"]  # which the search leaves out
+            result += [html(f'<li data-verdict="{verdict}"><p class="quiz-option">'), option, html("</p><p>")]
+            result += [reason, html("</p></li>")]
         return [*result, html("</ol></details></fieldset>")]
 
     def parse(self, text: str) -> Phrase:

@@ -16,6 +16,7 @@ from unicodedata import lookup
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx_exercise.nodes import solution_node
 
 SIGNS = {"top": "T", "times": "×", "cdot": "·", "dots": "…", "ldots": "…", "le": "≤", "ge": "≥", "in": "∈", "to": "→"}
 
@@ -33,13 +34,15 @@ def sign(command: re.Match[str]) -> str:
 def words(part: nodes.Element, titles: Mapping[str, str] | None = None) -> str:
     r"""The text of a part, with formulas as one might type them, titles for links to what has one, and no bare labels.
 
+    Solutions and answers stay folded: no search gives them away.
+
     >>> words(nodes.paragraph("", "", nodes.Text("of "), nodes.math("", r"\Sigma' = T^\top, M^2\,p_\mathrm{b}")))
     "of Σ' = T^T, M^2 p_b"
     >>> words(nodes.math("", r"\binom{p_b}{p_b/2}, \tfrac{1}{2}h"))
     '(p_b over p_b/2), 1/2h'
     """
     copy = nodes.container("", part.deepcopy())
-    for node in list(copy.findall(lambda node: isinstance(node, nodes.math_block | nodes.raw) or names_only(node))):
+    for node in list(copy.findall(unasked)):
         node.parent.remove(node)
     for link in list(copy.findall(lambda node: isinstance(node, pending_xref) and not node.get("refexplicit"))):
         title = "Theorem" if link.get("refdomain") == "prf" else (titles or {}).get(link["reftarget"])
@@ -52,10 +55,12 @@ def words(part: nodes.Element, titles: Mapping[str, str] | None = None) -> str:
     return re.sub(r"\s+", " ", copy.astext())
 
 
-def names_only(node: nodes.Node) -> bool:
-    """Keys of citations, and labels of the exercises that test an objective."""
+def unasked(node: nodes.Node) -> bool:
+    """Displayed formulas, keys of citations, labels of exercises that test an objective, solutions and answers."""
+    if isinstance(node, nodes.math_block | nodes.raw | solution_node):
+        return True
     cites = isinstance(node, pending_xref) and node.get("refdomain") == "cite"
-    return cites or (isinstance(node, nodes.inline) and "tested" in node["classes"])
+    return cites or (isinstance(node, nodes.Element) and not {"tested", "quiz-answer"}.isdisjoint(node["classes"]))
 
 
 def sections(app: Sphinx) -> list[dict[str, Any]]:
