@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mixerkey.blocks import integrate, segment
 from mixerkey.cipher import network_input
-from mixerkey.copies import find_copy, reachable
+from mixerkey.copies import DELAY, find_copy, reachable
 from mixerkey.embedding import (
     UnsharedEmbedding,
     copied,
@@ -29,6 +30,7 @@ from mixerkey.embedding import (
     own_weight,
     patch_embeddings,
 )
+from mixerkey.files import one_line
 from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation, integer
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -43,6 +45,7 @@ def encrypt_model(
     *,
     layer: str | Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
+    progress: bool = True,
 ) -> Model:
     """A copy of the model that expects images encrypted with `key`, normalised by mean 1/2 and deviation 1/2.
 
@@ -50,7 +53,7 @@ def encrypt_model(
     In general E' = T⁻¹ E, so that (x T)(T⁻¹ E) = x E; for a signed permutation T⁻¹ = Tᵀ, and nothing is rounded.
 
     Networks trained with other means and deviations go through `mixerkey.renormalize` first, whose new bias can then
-    give the flips away: train with mean 1/2 where the key matters.
+    give the flips away: train with mean 1/2 where the key matters. A step that normalises within the network comes off.
 
     Args:
         model: any module whose images enter through a patch embedding that fits the key: a Conv2d with kernel_size ==
@@ -59,6 +62,7 @@ def encrypt_model(
         key: the secret; for what each kind needs of a network see `BlockKey.needs`.
         layer: the name of the patch embedding, where several fit; names, where images enter through all of them.
         image_size: (H, W) of the images that the network takes, where it does not say so itself.
+        progress: show a bar where trying the network out takes more than some seconds.
 
     Returns:
         the encrypted network. It has been tried out: it answers encrypted images as the old network answers plain
@@ -115,7 +119,7 @@ def encrypt_model(
             + ("" if given else ". If it takes images of a certain size, say image_size=(H, W)")
         )
     if not key.is_identity:
-        _prove(model, copy, key, size, dtype, names)
+        _prove(model, copy, key, size, dtype, names, progress)
     return copy
 
 
@@ -163,6 +167,7 @@ def decrypt_model(
     *,
     layer: str | Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
+    progress: bool = True,
 ) -> Model:
     """Undo `encrypt_model` with the same key: exactly, for keys that move pixels; rows are moved and negated only.
 
@@ -175,7 +180,7 @@ def decrypt_model(
     >>> torch.equal(patch_matrix(decrypt_model(encrypt_model(model, key), key)), patch_matrix(model))
     True
     """
-    return encrypt_model(model, key.inverse(), layer=layer, image_size=image_size)
+    return encrypt_model(model, key.inverse(), layer=layer, image_size=image_size, progress=progress)
 
 
 # What absorbs the key within blocks
@@ -443,7 +448,13 @@ class Answer(NamedTuple):
 
 
 def _prove(
-    before: nn.Module, after: nn.Module, key: BlockKey, size: tuple[int, int], dtype: torch.dtype, names: list[str]
+    before: nn.Module,
+    after: nn.Module,
+    key: BlockKey,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    names: list[str],
+    progress: bool,
 ) -> None:
     """Try the new network on images, and look for what it must not keep.
 
@@ -458,10 +469,11 @@ def _prove(
     plain, encrypted = (network_input(images, each, dtype) for each in (None, key))
     first, second = (_in(dtype, deepcopy(model)) for model in (before, after))
     tolerance = TOLERANCES[dtype]
-    old, again = _answer(first, plain), _answer(first, plain)
+    runs = [(first, plain), (first, plain), (second, encrypted), (second, plain)]
+    bar = tqdm(runs, "runs of the network", leave=False, delay=DELAY, disable=not progress)
+    old, again, new, wrong = (_answer(network, x) for network, x in bar)
     if not _alike(old, again, None, tolerance):
         raise ValueError("the network answers the same images differently each time: it draws at random, or counts")
-    new, wrong = _answer(second, encrypted), _answer(second, plain)
     steps = [torch.finfo(p.dtype).eps for p in before.parameters() if p.is_floating_point() or p.is_complex()]
     rounding = key.condition * max(steps)
     if not _alike(old, new, order, min(max(tolerance, rounding), COARSE)):
@@ -481,7 +493,7 @@ def _prove(
             "the network answers plain images after encryption as before: this key protects nothing in it"
             + (", since it does not look at where blocks are" if order is not None else "")
         )
-    if name := find_copy(changed, after):
+    if name := find_copy(changed, after, progress=progress):
         raise ValueError(
             f"the encrypted network would keep the plain matrix in {name!r}: remove that copy first "
             "(merge the adapter, drop the average or the original)"
@@ -525,6 +537,8 @@ def _complaint(model: nn.Module, key: BlockKey, image: Tensor) -> str:
             f"the image enters the network through several layers: {', '.join(entries)}. All must be encrypted: name "
             "them with layer=[…]. If one is no patch embedding, the network cannot absorb it; merge adapters first"
         )
+    if step := _normalisation(model, image):
+        return step
     if isinstance(key, BlockOrder | ScrambledKey):
         fixed = [
             type(module).__name__
@@ -562,6 +576,32 @@ def _entries(model: nn.Module, image: Tensor) -> list[str]:
     return found
 
 
+def _normalisation(model: nn.Module, image: Tensor) -> str:
+    """What a network does to the channels of an image before any layer does more, with what to do; or nothing."""
+    steps: list[tuple[str, Tensor]] = []
+    with _listening(model, lambda name, module, x, y: steps.append((name, x))):
+        _run(model, image)
+    n = image.transpose(0, 1).flatten(1)  # (C, pixels)
+    for name, taken in reversed(steps):
+        if taken.shape != image.shape or torch.equal(taken, image):
+            continue
+        x = taken.transpose(0, 1).flatten(1)
+        low, high = (at[:, None] for at in (n.argmin(1), n.argmax(1)))
+        deviation = (n.gather(1, high) - n.gather(1, low)) / (x.gather(1, high) - x.gather(1, low))
+        mean = n.gather(1, low) - x.gather(1, low) * deviation
+        if not (deviation > 0).all() or not torch.allclose(mean + deviation * x, n, atol=1e-4):
+            continue
+        scale = 1 if max(mean.max(), deviation.max()) <= 1 else 255  # of pixels that it may have been made for
+        values = [[float(f"{v / scale:.4g}") + 0 for v in part.flatten().tolist()] for part in (mean, deviation)]
+        usual = min(values[0]) >= 0 and max(map(max, values)) <= 1
+        return (
+            f"the network normalises images itself before its layer {name!r}, but encrypted ones are normalised by "
+            "mean 1/2 and deviation 1/2: take that step off, and have it absorbed by mixerkey.renormalize(network, "
+            + (f"{values[0]}, {values[1]})" if usual else "mean, std), for pixels in [0, 1]")
+        )
+    return ""
+
+
 def _answer(model: nn.Module, x: Tensor) -> Answer:
     last: list[Tensor] = []
 
@@ -569,8 +609,15 @@ def _answer(model: nn.Module, x: Tensor) -> Answer:
         if isinstance(y, Tensor) and y.is_floating_point() and len(y) == 2 and not torch.equal(y[0], y[1]):
             last[:] = [y.detach().clone()]
 
-    with _listening(model, look):
-        outputs = _run(model, x)
+    try:
+        with _listening(model, look):
+            outputs = _run(model, x)
+    except Exception as error:  # it took zeros
+        raise ValueError(
+            "the network does not take images normalised by mean 1/2 and deviation 1/2, as encrypted ones are: "
+            f"{one_line(error)}. If it takes pixels in [0, 1] and normalises them itself, take that step off, and have "
+            "it absorbed by mixerkey.renormalize"
+        ) from error
     if any(output.isnan().any() for output in outputs):
         raise ValueError("the network answers NaN to ordinary images, so that its answers cannot be compared")
     return Answer(outputs, last)

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+DELAY = 5  # seconds before a bar is shown
 CODE = 32  # neighbouring numbers that are looked up at once
 SHORTEST = 8  # numbers in a row or column that can be told from chance
 ALIKE = 64  # places of one code that are tried
@@ -36,7 +38,7 @@ NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", re.ASCII)
 ATOMS = (str, bytes, int, float, complex, type, ModuleType, type(None), FrameType)
 
 
-def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | None:
+def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module, *, progress: bool = False) -> str | None:
     """The name of a tensor in the network that holds rows or columns of a matrix, wherever and however stored.
 
     A row or column counts as found up to a factor, an offset and rounding to 8 bits, at any place of a tensor of any
@@ -49,6 +51,7 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
     Args:
         matrices: pairs of a matrix (d, …), d > 1, and the tensor of the network that holds what it has become.
         model: the network.
+        progress: show a bar if it takes more than some seconds.
 
     >>> layer = nn.Linear(64, 16)
     >>> plain, layer.history = layer.weight.detach().clone(), {"first": [layer.weight.detach().half()]}
@@ -66,11 +69,12 @@ def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module) -> str | 
         W = whole.flatten(1)
         for rows in _distinct(W):
             table, found = _Table(rows), set[int]()
-            for name, part in parts:
+            for name, part in tqdm(parts, "search for copies", leave=False, delay=DELAY, disable=not progress):
                 found |= table.rows_in(part)
                 if found and 16 * len(found) >= len(table.rows):
                     return name
-        for name, part in [*parts, *_joined(parts, W)]:
+        all_parts = [*parts, *_joined(parts, W)]
+        for name, part in tqdm(all_parts, "search for the like", leave=False, delay=DELAY, disable=not progress):
             if _like(whole, part):
                 return name
     return None
@@ -104,7 +108,8 @@ def _like(plain: Tensor, tensor: Tensor) -> bool:
         if any(((_standard(x) * w).sum(1).abs() > least).any() for x in orders):
             return True
     views = [tensor.flatten(1), tensor.flatten(1).T] if tensor.ndim > 1 else [tensor.reshape(1, -1)]
-    if any(_in_rows(part, x) for x in views for rows in (W, W.T) for part in _parts_of(rows)):
+    parts = [part for rows in (W, W.T) for part in _parts_of(rows)]
+    if any(_in_rows([part for part in parts if part.shape[1] == x.shape[1]], x) for x in views):
         return True
     vectors = [x.flatten() for x in views if tensor.ndim < 2 or x.shape[1] >= W.numel()]
     axes = (plain.flatten(2) if plain.ndim > 2 else plain).squeeze()  # filters, channels, pixels
@@ -126,18 +131,24 @@ def _parts_of(rows: Tensor) -> list[Tensor]:
     ]
 
 
-def _in_rows(part: Tensor, x: Tensor) -> bool:
-    """Whether neighbouring rows of x go with a part more than chance has it."""
-    k, row = part.shape
-    least = _least(part.numel() / min(SMOOTH, row))
-    if x.shape[1] != row or len(x) < k or least == 1:
-        return False
-    places = len(x) - k + 1
-    product = (x @ part.T).as_strided((places, k), (k, k + 1)).sum(1)
-    x = x.double()
-    sums, squares = (y.sum(1).unfold(0, k, 1).sum(1) for y in (x, x**2))
-    spread = (squares - sums**2 / part.numel()).clamp(min=1e-9 * squares)
-    return bool((product.abs() > least * spread.sqrt()).any())
+def _in_rows(parts: list[Tensor], x: Tensor) -> bool:
+    """Whether neighbouring rows of x go with one of the parts, of rows as long, more than chance has it."""
+    parts = [part for part in parts if len(x) >= len(part) and _least(part.numel() / min(SMOOTH, x.shape[1])) < 1]
+    longest = max(map(len, parts), default=1)
+    step = max(1, PIECE // max(longest, x.shape[1]))
+    for first in range(0, len(x) if parts else 0, step):
+        piece = x[first : first + step + longest - 1]
+        rows = [y.sum(1) for y in (piece.double(), piece.double() ** 2)]
+        for part in parts:
+            k, places = len(part), len(piece) - len(part) + 1
+            if places < 1:
+                continue
+            product = (piece @ part.T).as_strided((places, k), (k, k + 1)).sum(1)
+            sums, squares = (y.unfold(0, k, 1).sum(1) for y in rows)
+            spread = (squares - sums**2 / part.numel()).clamp(min=1e-9 * squares)
+            if (product.abs() > _least(part.numel() / min(SMOOTH, x.shape[1])) * spread.sqrt()).any():
+                return True
+    return False
 
 
 def _anywhere(part: Tensor, x: Tensor) -> bool:
@@ -175,7 +186,9 @@ class _Table:
         self.rows, self.n = _standard(rows), rows.shape[1]
         self.width = min(self.n, CODE)
         self.starts = self.n - self.width + 1  # of windows in a row
-        codes, varied = _codes(rows.unfold(1, self.width, 1).flatten(0, 1))
+        pieces = rows.split(max(1, PIECE // (self.starts * self.width)))
+        each = [_codes(piece.unfold(1, self.width, 1).flatten(0, 1)) for piece in pieces]
+        codes, varied = (torch.cat(part) for part in zip(*each, strict=True))
         self.codes, order = codes[varied].sort()
         self.entries = varied.nonzero()[order, 0]  # row * starts + start
 

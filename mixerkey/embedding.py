@@ -115,13 +115,13 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
     Args:
         model: as in `patch_matrix`; not modified.
         mean: μ, one a channel, of pixels in [0, 1].
-        std: σ, one a channel.
+        std: σ, one a channel, for the same pixels; 1 where they are not divided.
         layer: as in `patch_matrix`.
 
     Raises:
         TypeError: a mean or deviations that are no list of numbers.
-        ValueError: not one finite number a channel, a deviation that is not positive, new weights that overflow the
-            model's dtype, no patch embedding or several.
+        ValueError: not one finite number a channel, a deviation that is not positive, values that are not those of
+            pixels in [0, 1], new weights that overflow the model's dtype, no patch embedding or several.
 
     >>> model, p = nn.Conv2d(3, 8, 4, stride=4, bias=False), torch.rand(5, 3, 8, 8)
     >>> own = (p - 0.45) / 0.225
@@ -138,6 +138,11 @@ def renormalize(model: Model, mean: Sequence[float], std: Sequence[float], *, la
     given = torch.cat([mu.flatten(), sigma.flatten()]).isfinite().all() and (sigma > 0).all()
     if mu.shape != (conv.in_channels,) or sigma.shape != mu.shape or not given:
         raise ValueError(f"need a mean and a deviation > 0 for each of {conv.in_channels} channels, got {mean}, {std}")
+    if mu.min() < 0 or max(mu.max(), sigma.max()) > 1:
+        raise ValueError(
+            f"means and deviations are those of pixels in [0, 1], so none is negative or above 1; got {mean}, {std}. "
+            "Divide those of pixels from 0 to 255 by 255"
+        )
     with torch.no_grad():
         W = weight.double()  # (d, C, P, P)
         shift = (W.sum((2, 3)) * ((0.5 - mu) / sigma).to(W)).sum(1)  # (d,)

@@ -24,6 +24,8 @@ MODES = {1: "L", 3: "RGB"}  # by the number of channels
 OTHERS = {".heic", ".heif", ".jxl", ".svg", ".cr2", ".nef", ".arw", ".dng"}  # pictures that Pillow does not open
 ROUNDING = 2  # levels by which a conversion from sRGB to sRGB moves a colour
 PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of sRGB: white, red, green and blue, x and y each
+ORIENTATION = 0x0112  # in EXIF data
+DAMAGED_EXIF = "its EXIF data are damaged, so that it isn't known which side is up; save it again without them"
 SCREEN = 1 / 2.2  # the gamma that a PNG is shown with if it names none, near enough
 
 
@@ -56,8 +58,8 @@ def open_picture(
             raise ValueError("it is no regular file")
         Image.init()
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Pillow would give to Ghostscript
-        large = Image.DecompressionBombWarning  # what is twice as large is refused
-        with warnings.catch_warnings(action="ignore", category=large), Image.open(source, formats=formats) as image:
+        # Pillow warns of what is refused below, or does no harm: a large picture, of which twice as large is refused.
+        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=formats) as image:
             if png and image.format != "PNG":
                 raise ValueError(f"it is a {image.format}, and no PNG as encrypt writes it: other formats lose pixels")
             check_meaning(image)
@@ -66,7 +68,7 @@ def open_picture(
             image.load()
             if image.mode == "P" and 3 * int(np.array(image).max()) >= len(image.getpalette() or []):
                 raise ValueError("its palette lacks colours that it has; save it again")  # Pillow shows them black
-            shown = _on_black(_in_srgb(ImageOps.exif_transpose(image)), exact)
+            shown = _on_black(_in_srgb(_upright(image)), exact)
         if exact and channels == 1 and shown.mode == "RGB" and len({band.tobytes() for band in shown.split()}) > 1:
             raise ValueError("it has colours, which grey would lose; convert it first")
     except (FileNotFoundError, PermissionError, IsADirectoryError):
@@ -182,6 +184,24 @@ def check_meaning(image: Image.Image) -> None:
     away = max(abs(one - other) for one, other in zip(primaries, PRIMARIES, strict=True))
     if away > 0.01 and "gamma" in image.info and image.mode not in ("1", "L", "LA") and not own:
         raise ValueError("its red, green and blue are not a screen's; save it in sRGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF data turn it.
+
+    Raises:
+        ValueError: they are too damaged to say how.
+    """
+    exif = Image.Exif()
+    try:
+        with warnings.catch_warnings(record=True, action="always") as warned:
+            exif.load(image.info.get("exif", b""))
+            upright = ImageOps.exif_transpose(image)  # which writes them again
+    except Exception as error:  # of a dozen kinds
+        raise ValueError(DAMAGED_EXIF) from error
+    if warned and ORIENTATION not in exif:
+        raise ValueError(DAMAGED_EXIF)
+    return upright
 
 
 def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:

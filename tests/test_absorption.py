@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -27,7 +29,16 @@ from torch.nn.utils import parametrizations, prune
 from vit_pytorch import ViT as LinearViT
 
 from conftest import ROOT
-from mixerkey import ConvMixer, Key, SignedPermutation, encrypt_model, load_pretrained, network_input, renormalize
+from mixerkey import (
+    ConvMixer,
+    Key,
+    SignedPermutation,
+    copies,
+    encrypt_model,
+    load_pretrained,
+    network_input,
+    renormalize,
+)
 from mixerkey.embedding import patch_matrix, set_patch_matrix
 from mixerkey.experiments import pretrained
 from mixerkey.experiments.scrambling import draw
@@ -196,6 +207,89 @@ def test_other_means_and_deviations_are_absorbed_exactly(bias: bool) -> None:
     assert (outputs(locked, network_input(images(), KEY, torch.float64)) - outputs(model, own)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="a mean and a deviation > 0 for each of 3"):
         renormalize(model, mean, (0.2, 0.0, 0.2))
+
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class Normalize(nn.Module):
+    """What stands before many networks: (p - mean) / std, by channel, perhaps of pixels in [0, 1] alone."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, strict: bool = False) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (mean, std))
+        self.strict = strict
+
+    def forward(self, p: Tensor) -> Tensor:
+        if self.strict and p.min() < 0:
+            raise ValueError("pixels must lie in [0, 1]")
+        return (p - self.mean.to(p)) / self.std.to(p)
+
+
+class Hidden(nn.Module):
+    """The same without a layer."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.step = body, [Normalize(MEAN, STD)]
+
+    def forward(self, p: Tensor) -> Tensor:
+        return self.body(self.step[0](p))
+
+
+ABSORBED = f"takes? that step off, .* mixerkey.renormalize.network, {re.escape(str(MEAN))}, {re.escape(str(STD))}"
+STEPS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
+    "a layer": (lambda body: nn.Sequential(Normalize(MEAN, STD), body), ABSORBED),
+    "no layer": (Hidden, ABSORBED),
+    "a layer for 0 to 255": (
+        lambda body: nn.Sequential(Normalize([255 * v for v in MEAN], [255 * v for v in STD]), body),
+        ABSORBED,
+    ),
+    "two layers": (
+        lambda body: nn.Sequential(Normalize([0.0] * 3, [0.5] * 3), Normalize([0.5] * 3, [0.25] * 3), body),
+        re.escape("renormalize(network, [0.25, 0.25, 0.25], [0.125, 0.125, 0.125])"),
+    ),
+    "a batch norm": (
+        lambda body: nn.Sequential(Normalize([-0.1] * 3, [0.5] * 3), body),
+        re.escape("renormalize(network, mean, std), for pixels in [0, 1]"),
+    ),
+    "a strict layer": (
+        lambda body: nn.Sequential(Normalize(MEAN, STD, strict=True), body),
+        "pixels must lie in .0, 1.* take that step off, .* by mixerkey.renormalize",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapped", STEPS)
+def test_of_a_network_that_normalises_itself_it_is_said_what_to_do(wrapped: str) -> None:
+    wrap, message = STEPS[wrapped]
+    body = network("ConvMixer")
+    with pytest.raises(ValueError, match=message) as refusal:
+        encrypt_model(wrap(body), KEY)
+    assert "\n" not in str(refusal.value)
+    if message == ABSORBED:
+        p = images().double() / 255
+        locked = encrypt_model(renormalize(body, MEAN, STD), KEY)
+        assert torch.allclose(
+            outputs(locked, network_input(images(), KEY, torch.float64)), outputs(body, Normalize(MEAN, STD)(p))
+        )
+
+
+def test_one_deviation_for_all_channels_is_no_obstacle() -> None:
+    model = nn.Sequential(Normalize([0.0] * 3, [0.25] * 3), network("ConvMixer"))
+    locked, plain = encrypt_model(model, KEY), network_input(images(), None, torch.float64)
+    assert torch.allclose(outputs(locked, network_input(images(), KEY, torch.float64)), outputs(model, plain))
+
+
+def test_a_head_of_zeros_hides_nothing_from_the_probe() -> None:
+    """As before a network is tuned: its last layer that depends on the image is compared."""
+    model = nn.Sequential(network("ConvMixer"), nn.Linear(10, 4).double())
+    nn.init.zeros_(cast(nn.Linear, model[1]).weight)
+    locked = encrypt_model(model, KEY)
+    plain, encrypted = (network_input(images(), key, torch.float64) for key in (None, KEY))
+    assert torch.allclose(outputs(locked[0], encrypted), outputs(model[0], plain))
+    with pytest.raises(ValueError, match=ABSORBED):
+        encrypt_model(nn.Sequential(Normalize(MEAN, STD), model), KEY)
 
 
 PAGE = (ROOT / "book" / "run.md").read_text(encoding="utf-8")
@@ -403,7 +497,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict, str]] = {
     "old spectral norm": (lambda: nn.Sequential(torch.nn.utils.spectral_norm(conv())), {}, "a hook"),
     "pruned": (lambda: nn.Sequential(prune.l1_unstructured(conv(), "weight", 0.2)), {}, "prune.remove"),
     "transformed weight": (lambda: nn.Sequential(Doubling(3, 8, 4, 4)), {}, "answers otherwise than before"),
-    "hooked input": (hooked, {}, "answers otherwise than before"),
+    "hooked input": (hooked, {}, "normalises images itself before"),
     "one of two branches": (Branches, {"layer": "fine"}, r"several layers: fine, coarse.*layer=\["),
     "two branches": (Branches, {}, "several layers are .*: fine, coarse; name one with layer=, or all"),
     "skip path": (Skip, {}, "answers otherwise than before|several layers"),
@@ -998,6 +1092,21 @@ def test_an_average_of_a_small_matrix_in_a_vector_of_all_weights_is_found(like: 
         encrypt_model(model, Key.from_seed(0, 2, 1))
 
 
+@pytest.mark.parametrize(
+    ("delay", "options", "shown"), [(5, {}, False), (0, {}, True), (0, {"progress": False}, False)]
+)
+def test_a_bar_is_shown_if_it_takes_long(
+    delay: int, options: dict[str, Any], shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("mixerkey.absorption.DELAY", delay)
+    monkeypatch.setattr("mixerkey.copies.DELAY", delay)
+    encrypt_model(ConvMixer(16, 1).eval(), KEY, **options)
+    found = capsys.readouterr()
+    bars = ["runs of the network", "search for copies", "search for the like"]
+    assert not found.out
+    assert [bar in found.err for bar in bars] == [shown] * 3
+
+
 def test_the_storage_behind_a_weight_does_not_go_along() -> None:
     torch.manual_seed(0)
     model: Any = Small()
@@ -1006,6 +1115,34 @@ def test_the_storage_behind_a_weight_does_not_go_along() -> None:
     model.register_buffer("first", model.conv.weight.detach().flatten()[:1])
     for tensor in encrypt_model(model, KEY).state_dict().values():
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_rows_are_looked_for_in_chunks_with_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    W, x = torch.randn(12, 16, generator=generator), torch.randn(300, 16, generator=generator)
+    parts, chunk, answers = copies._parts_of(W), copies.PIECE, []
+    for place in (None, *range(0, 289, 7), 288):
+        hiding = x.clone()
+        if place is not None:
+            hiding[place : place + 12] = W + 0.1 * x[:12]
+        for piece in (chunk, 400, 16):
+            monkeypatch.setattr(copies, "PIECE", piece)
+            answers.append((place is not None, copies._in_rows(parts, hiding)))
+    assert all(there == found for there, found in answers)
+
+
+def test_a_long_tensor_beside_small_filters_takes_little_memory() -> None:
+    """2 GB, when it was compared with all filters at once."""
+    code = (
+        "import resource, torch\n"
+        "from mixerkey import copies\n"
+        "x, parts = torch.rand(2_000_000, 4), copies._parts_of(torch.rand(256, 4))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "copies._in_rows(parts, x)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200_000  # kB
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.clone, torch.Tensor.half])

@@ -232,6 +232,12 @@ def test_equal_logits_through_the_papers_network(key: Key) -> None:
     assert torch.allclose(plain, encrypted, rtol=0, atol=1e-10)
 
 
+def ones(model: nn.Module) -> nn.Module:
+    for weight in model.parameters():
+        nn.init.ones_(weight)
+    return model
+
+
 ARRAY: Any = torch.zeros(48, 8).numpy()
 NUMBER: Any = 0.5
 TEXT: Any = ["a"] * 3
@@ -256,7 +262,11 @@ TEXT: Any = ["a"] * 3
             "overflow torch.float32",
         ),
         (lambda m: renormalize(m.half(), [0.5] * 3, [1e-7] * 3), ValueError, "overflow torch.float16"),
-        (lambda m: renormalize(m.half(), [6e4] * 3, [1e-2] * 3), ValueError, "overflow torch.float16"),
+        (lambda m: renormalize(ones(m).half(), [0.0] * 3, [1e-5] * 3), ValueError, "overflow torch.float16"),
+        (lambda m: renormalize(m, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]), ValueError, "from 0 to 255 by"),
+        (lambda m: renormalize(m, [0.485, 0.456, 0.406], [58.395, 57.12, 57.375]), ValueError, "from 0 to 255 by 255"),
+        (lambda m: renormalize(m, [0.0] * 3, [255.0] * 3), ValueError, "those of pixels in .0, 1"),
+        (lambda m: renormalize(m, [0.4, -0.01, 0.4], [0.5] * 3), ValueError, "none is negative"),
         (lambda m: set_patch_matrix(pruned(m), torch.zeros(48, 8)), ValueError, "be copied: make .* its own"),
         (lambda m: renormalize(pruned(m), [0.5] * 3, [0.5] * 3), ValueError, "be copied: make .* its own"),
     ],

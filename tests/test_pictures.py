@@ -56,6 +56,39 @@ def test_pictures_are_read_upright(tmp_path: Path, orientation: int, suffix: str
         assert error.max() <= (0 if suffix in ("png", "tiff") else 3)
 
 
+TURN = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"  # orientation 6, which stands in its entry
+NAME = b"\x01\x31\0\x02\0\0\0\x06\0\0\0\x26"  # of a program, which stands behind the entries
+EXIF = b"MM\0*\0\0\0\x08\0\x02" + TURN + NAME + b"\0\0\0\0Maker\0"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(
+    ("exif", "upright"),
+    [
+        pytest.param(EXIF, True, id="whole"),
+        pytest.param(EXIF[:-4], True, id="cut within the name"),
+        pytest.param(EXIF[:24], True, id="cut within its entry"),
+        pytest.param(EXIF[:18], False, id="cut within the turn"),
+        pytest.param(EXIF[:9], False, id="cut within the count"),
+        pytest.param(EXIF[:5], False, id="cut within the header"),
+        pytest.param(b"garbage" * 3, False, id="no EXIF"),
+        pytest.param(EXIF.replace(TURN, TURN[:3] + b"\5" + TURN[4:8] + b"\xff" * 4), False, id="a turn far away"),
+    ],
+)
+def test_damaged_exif_data_are_refused_if_they_hide_which_side_is_up(
+    tmp_path: Path, exif: bytes, upright: bool, suffix: str
+) -> None:
+    path = save(grey(STORED[6]), tmp_path / f"a.{suffix}", exif=b"Exif\0\0" + exif, quality=100)
+    with warnings.catch_warnings(action="error"):  # not a word of Pillow's
+        if upright:
+            assert read_picture(path, 1).shape == PLAIN.shape
+        else:
+            with pytest.raises(
+                ValueError, match=r"a\..* can't be read as a picture: its EXIF data are damaged, so that"
+            ):
+                read_picture(path, 1)
+
+
 def deep_ppm(path: Path) -> Path:
     path.write_bytes(b"P6\n4 4\n65535\n" + bytes(range(96)))
     return path

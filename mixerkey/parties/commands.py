@@ -190,7 +190,7 @@ def _encrypt_model(options: argparse.Namespace) -> None:
     usual = CLASSES.get(options.model, map(str, range(count)))
     classes = usual if options.classes is None else [name.strip() for name in options.classes.split(",")]
     card = ModelCard(key_id, key.patch_size, key.channels, side, side, tuple(classes))
-    locked = encrypt_model(model, moving(key), image_size=(side, side))
+    locked = encrypt_model(model, moving(key), image_size=(side, side), progress=sys.stderr.isatty())
     save_encrypted(locked, card, options.out)
     print(f"encrypted for key id {key_id}")
 
