@@ -20,12 +20,13 @@ CHAPTER = "book/convmixer.html"
 
 # For axe's speed, some things less on the page. What the eye sees of a formula is thousands of elements that screen
 # readers pass over: they read the MathML. Code has a span for each word: one of each colour in each place is enough.
-# Of what the reference and the index say in one form of a hundred names, some are enough.
+# Of what the reference, the index and the MathML say in one form of a hundred names or formulas, some are enough.
 LEAN = """() => {
     for (const many of ["dl.py.function", "dl.py.class", "dl.py.method", "dl.py.property", "dl.py.attribute"])
         [...document.querySelectorAll(many)].slice(10).forEach((entry) => entry.remove());
     [...document.querySelectorAll(".genindextable li, .indextable tr")].slice(50).forEach((entry) => entry.remove());
     document.querySelectorAll(".katex-html").forEach((drawn) => drawn.remove());
+    [...document.querySelectorAll("math")].slice(20).forEach((formula) => formula.replaceChildren(formula.textContent));
     const seen = new Set();
     for (const span of document.querySelectorAll("pre span, dt.sig span")) {
         const colour = span.className + span.closest(".admonition, .cell_output, .cell_input, dt, details")?.className;
@@ -34,8 +35,8 @@ LEAN = """() => {
     }
 }"""
 
-# Contrast is a matter of looks: of blocks that look the same in every theme, one is enough; what is left of formulas is
-# MathML, and of the buttons beside code an icon.
+# Contrast is a matter of looks, and of which two meet in a block: a block is kept for what no other shows, in either
+# theme, and nothing that is hidden. What is left of formulas is MathML, and of the buttons beside code an icon.
 LOOK = """() => {
     document.querySelectorAll(".katex, .copybtn").forEach((wordless) => wordless.remove());
     window.looks ??= new Map();
@@ -65,8 +66,9 @@ THIN = """() => {
         blocks.set(block, [...(blocks.get(block) ?? []), [look, text]]);
     }
     for (const words of blocks.values()) {
-        const look = [...new Set(words.map(([look]) => look))].sort().join();
-        if (looks.has(look)) for (const [, text] of words) {
+        const own = [...new Set(words.map(([look]) => look))].sort();
+        const pairs = own.flatMap((a) => own.map((b) => a + b));
+        if (pairs.every((pair) => looks.has(pair))) for (const [, text] of words) {
             let emptied = text.parentElement;
             text.remove();
             for (let up; !emptied.textContent.trim() && !emptied.childElementCount; emptied = up) {
@@ -74,8 +76,12 @@ THIN = """() => {
                 emptied.remove();
             }
         }
-        looks.add(look);
+        pairs.forEach((pair) => looks.add(pair));
     }
+    const kept = new Set();
+    for (const text of window.looks.keys()) for (let e = text.parentElement; e; e = e.parentElement) kept.add(e);
+    for (const part of document.body.querySelectorAll(":not(style)"))
+        if (!kept.has(part) && !part.checkVisibility()) part.remove();
 }"""
 CONTRAST = ["color-contrast", "link-in-text-block"]
 
