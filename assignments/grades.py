@@ -94,7 +94,7 @@ class Grades:
         assignment, steps = self.known[result["assignment"]], self._steps(result)
         tests = {test["name"]: test["mark"] for test in result["tests"]}
         notes = [result["problem"], *result["notes"]]
-        if any(step["mark"] is None for step in steps):
+        if written(result) and any(step["mark"] is None for step in steps):
             notes.append("to be marked by hand")
         return {
             "student": result["student"],
@@ -108,12 +108,11 @@ class Grades:
         }
 
     def _steps(self, result: Result) -> list[dict[str, Any]]:
-        """The marking scheme with the marks that were entered: None if one is missing, 0 if nothing was written."""
+        """The marking scheme with the marks that were entered, None where there is none."""
         assignment = self.known[result["assignment"]]
         row = self.entered.get((assignment.name, result["student"]), {})
-        empty = None if any(cell["type"] != "code" for cell in result["cells"]) else 0
         return [
-            {"column": column, "points": points, "what": what, "mark": _entered(row, column, points, empty)}
+            {"column": column, "points": points, "what": what, "mark": _entered(row, column, points)}
             for column, (points, what) in zip(by_hand(assignment), assignment.scheme, strict=True)
         ]
 
@@ -128,15 +127,20 @@ class Grades:
         (folder / f"{assignment.name}.html").write_text(html, encoding="utf-8")
 
 
+def written(result: Result) -> bool:
+    """Whether there is text to be marked by hand."""
+    return any(cell["type"] != "code" for cell in result["cells"])
+
+
 def by_hand(assignment: Assignment) -> list[str]:
     """The columns that the teacher fills in."""
     return [f"step {number} (of {points})" for number, (points, _) in enumerate(assignment.scheme, 1)]
 
 
-def _entered(row: table.Row, column: str, points: int, empty: float | None) -> float | None:
+def _entered(row: table.Row, column: str, points: int) -> float | None:
     value = row.get(column)
     if value is None or value == "":
-        return empty
+        return None
     try:
         mark = float(str(value).replace(",", "."))
     except ValueError:

@@ -876,6 +876,25 @@ def test_marks_are_entered_in_the_table_and_reach_sum_and_page(tmp_path: Path) -
     assert Grades(tmp_path, 0).mark(result("anna")) == 17.5
 
 
+def test_a_proof_that_comes_late_is_to_be_marked_by_hand(tmp_path: Path) -> None:
+    out, files = tmp_path / "grades", tmp_path / "handed-in"
+    files.mkdir()
+    proofs = {who: answered(KNOWN[PROOF], "My proof.") for who in ("anna", "ben", "cleo")}
+    nbformat.write(proofs["anna"], files / "anna.ipynb")
+    nbformat.write(KNOWN[PROOF].notebook(), files / "ben.ipynb")
+    (files / "cleo.ipynb").write_bytes(notebook_bytes(CIPHER))
+    grade(files, out, trust=True, only=[PROOF])
+    steps = grades.by_hand(KNOWN[PROOF])
+    assert [rows(out)["ben"]["mark"], *(rows(out)["ben"][step] for step in steps)] == [0, *[None] * len(steps)]
+    page = (out / "feedback" / "ben" / f"{PROOF}.html").read_text(encoding="utf-8")
+    assert "No text was handed in" in page
+    assert "<th>step</th>" not in page
+    for late in ("ben", "cleo"):
+        nbformat.write(proofs[late], files / f"{late}.ipynb")
+        assert main(["grade", str(files), "--out", str(out), "--only", PROOF, "--student", late, "--trust"]) == 0
+        assert (rows(out)[late]["mark"], rows(out)[late]["note"]) == (10, "to be marked by hand")
+
+
 def test_a_mark_that_is_none_is_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
