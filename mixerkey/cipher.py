@@ -92,16 +92,21 @@ def network_input(
     Args:
         x: plain images, as for `encrypt_images`.
         key: as there.
-        dtype: of the result; pixels are mixed in it.
+        dtype: of the result, floating point; pixels are mixed in it.
 
     Returns:
         ``normalize(encrypt_images(x, key))`` for keys that move pixels; for others ``normalize(x)``, mixed.
+
+    Raises:
+        TypeError, ValueError: as there; also for another dtype.
 
     >>> from mixerkey.keys import MatrixKey
     >>> x, key = torch.rand(5, 3, 8, 8), MatrixKey.orthogonal(4, 3, seed=0)
     >>> bool((network_input(x, key).norm() - network_input(x).norm()).abs() < 1e-4)  # an isometry
     True
     """
+    if dtype not in PIXELS[1:]:
+        raise TypeError(f"a network takes floating-point numbers, such as torch.float32; got {dtype}")
     if key is None:
         return normalize(x).to(dtype)
     if not isinstance(key, BlockKey):

@@ -37,6 +37,9 @@ from torch import Tensor
 AnyKey = TypeVar("AnyKey", bound="BlockKey")
 Self = TypeVar("Self", bound="SignedPermutation")
 Below = Callable[[int], int]  # below(n) is one of 0..n-1
+LARGEST_BLOCK = 2**20  # values; vision transformers have at most some thousands
+LARGEST_GRID = 2**20  # places
+LARGEST_MATRIX = 2**14  # values of a block whose matrix is drawn; that has 2 GiB
 
 
 class BlockKey(ABC):
@@ -826,7 +829,7 @@ def block_size(patch_size: int, channels: int) -> int:
 
     Raises:
         TypeError: a size that is no integer.
-        ValueError: a size below 1.
+        ValueError: a size below 1, or more than 1,048,576 pixels.
 
     >>> block_size(4, 3)
     48
@@ -834,7 +837,10 @@ def block_size(patch_size: int, channels: int) -> int:
     patch_size, channels = integer(patch_size, "patch_size"), integer(channels, "channels")
     if patch_size < 1 or channels < 1:
         raise ValueError(f"patch_size and channels must be at least 1, got {patch_size} and {channels}")
-    return patch_size**2 * channels
+    size = patch_size**2 * channels
+    if size > LARGEST_BLOCK:
+        raise ValueError(f"a key is for blocks of up to {LARGEST_BLOCK:,} values, patch size squared times channels")
+    return size
 
 
 def key_space_bits(patch_size: int, channels: int) -> float:
@@ -901,6 +907,8 @@ def _grid(grid: tuple[int, int]) -> tuple[int, int]:
     h, w = integer(down, "the grid's h"), integer(across, "the grid's w")
     if h < 1 or w < 1:
         raise ValueError(f"a grid needs at least one place down and across, got {h} x {w}")
+    if h * w > LARGEST_GRID:
+        raise ValueError(f"a key is for grids of up to {LARGEST_GRID:,} places")
     return h, w
 
 
@@ -952,6 +960,8 @@ def _randbelow(label: str) -> Below:
 
 def _normal(size: int, seed: int | None) -> Tensor:
     """float64 (size, size) of standard normal numbers, each from 53 bits of the operating system or of a seed."""
+    if size > LARGEST_MATRIX:
+        raise ValueError(f"a matrix is drawn for blocks of up to {LARGEST_MATRIX:,} values")
     count = 8 * size * size
     if seed is None:
         data = secrets.token_bytes(count)

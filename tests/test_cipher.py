@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -181,6 +182,14 @@ def test_views_and_empty_batches_are_images_too() -> None:
 def test_bad_images_are_refused(x: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         encrypt_images(x, Key.generate(4, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64, float, "float32"])
+@pytest.mark.parametrize("key", [None, Key.from_seed(0, 4, 3), MatrixKey.orthogonal(4, 3, seed=0)])
+def test_a_network_takes_floating_point_only(key: BlockKey | None, dtype: Any) -> None:
+    for one in (key, [key]) if key else (key,):
+        with pytest.raises(TypeError, match="a network takes floating-point numbers"):
+            network_input(torch.rand(1, 3, 8, 8), one, dtype)
 
 
 @pytest.mark.parametrize(

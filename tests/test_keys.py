@@ -11,6 +11,7 @@ import pickle
 import stat
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from strategies import SHAPES, keys, signed_permutations
 
 from mixerkey import Key, SignedPermutation, key_files
 from mixerkey.key_files import KeyFileError, decode, load_key, save_key
-from mixerkey.keys import BlockKey, BlockOrder, KeySchedule, MatrixKey, PatchKeys
+from mixerkey.keys import BlockKey, BlockOrder, Flips, KeySchedule, MatrixKey, PatchKeys, Shuffle
 
 
 @given(keys())
@@ -199,6 +200,31 @@ def test_a_bad_key_is_refused(v: list[int], r: list[int], message: str) -> None:
 def test_a_bad_shape_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         Key.generate(*shape)
+
+
+TOO_LARGE: dict[str, tuple[Callable[[], object], str]] = {
+    **{
+        f"{kind.__name__} of {M} x {M} pixels": (partial(kind.generate, M, 3), "blocks of up to 1,048,576")
+        for kind in (SignedPermutation, Key, Shuffle, Flips, KeySchedule)
+        for M in (10**6, 2**40)
+    },
+    "of many channels": (lambda: Key.from_seed(0, 1, 2**40), "blocks of up to 1,048,576"),
+    "the identity": (lambda: SignedPermutation.identity(2**40, 3), "blocks of up to 1,048,576"),
+    "the first of all": (lambda: next(Key.every(2**40, 3)), "blocks of up to 1,048,576"),
+    "an order of blocks": (lambda: BlockOrder.generate(2**40, 3, (2, 2)), "blocks of up to 1,048,576"),
+    "an order of many blocks": (lambda: BlockOrder.generate(4, 3, (2**40, 1)), "grids of up to 1,048,576 places"),
+    "keys of places": (lambda: PatchKeys.generate(2**40, 3, (2, 2)), "blocks of up to 1,048,576"),
+    "keys of many places": (lambda: PatchKeys.generate(4, 3, (2**40, 1)), "grids of up to 1,048,576 places"),
+    "an orthogonal matrix": (lambda: MatrixKey.orthogonal(2**40, 3), "blocks of up to 1,048,576"),
+    "an invertible matrix": (lambda: MatrixKey.invertible(512, 3), "a matrix is drawn for blocks of up to 16,384"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_no_memory_holds_is_refused(name: str) -> None:
+    make, message = TOO_LARGE[name]
+    with pytest.raises(ValueError, match=f"{message}[^\n]*$"):
+        make()
 
 
 INTEGERS: dict[str, Callable[[Any], object]] = {

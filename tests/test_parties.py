@@ -153,9 +153,13 @@ def test_the_id_beside_a_key_of_version_0_1_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_an_impossible_card_is_refused(changes: dict, message: str) -> None:
-    fields = {"key_id": ID, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": DIGITS}
+    fields: dict[str, Any] = {"key_id": ID, "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": DIGITS}
     with pytest.raises(ValueError, match=message):
         ModelCard(**fields | changes)
+    assert ModelCard(**fields | {"classes": list(DIGITS)}) == ModelCard(**fields)
+    for classes in ("0123456789", None, 10, dict.fromkeys(DIGITS)):
+        with pytest.raises(TypeError, match="classes are a tuple of names, got "):
+            ModelCard(**fields | {"classes": classes})
 
 
 @pytest.mark.parametrize(("patch_size", "channels", "classes"), [(4, 1, DIGITS), (2, 3, DIGITS), (2, 1, DIGITS[:9])])

@@ -21,7 +21,7 @@ from mixerkey.convmixer import PRETRAINED, load_pretrained, load_with_metadata
 from mixerkey.data import CIFAR10_CLASSES, load_digits
 from mixerkey.files import keep_apart, one_line
 from mixerkey.key_files import load_key, load_key_and_id
-from mixerkey.keys import BlockKey, Key, block_size
+from mixerkey.keys import BlockKey, Key
 from mixerkey.parties.trainer import (
     ModelCard,
     load_encrypted,
@@ -36,7 +36,6 @@ from mixerkey.pictures import convert_folder, convert_picture, read_picture
 SIDES = {"digits": 8, "cifar10": 32, "vit": 32}
 CLASSES = {"digits": tuple("0123456789"), "cifar10": CIFAR10_CLASSES, "vit": CIFAR10_CLASSES}
 TOKEN = "MIXERKEY_TOKEN"
-LARGEST_BLOCK = 2**20  # values, of the keys that are drawn here; vision transformers have at most some thousands
 
 
 def named(text: str) -> Path:
@@ -170,8 +169,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _keygen(options: argparse.Namespace) -> None:
-    if block_size(options.patch_size, options.channels) > LARGEST_BLOCK:
-        raise ValueError(f"a key is for blocks of up to {LARGEST_BLOCK:,} values, patch size squared times channels")
     key_id = save_key(moving(Key.generate(options.patch_size, options.channels)), options.key)
     print(f"key id {key_id}")
 

@@ -36,9 +36,10 @@ class ModelCard:
         channels: C of the images.
         height: H, in pixels, divisible by M.
         width: W, in pixels, divisible by M.
-        classes: a name for each output of the model.
+        classes: a name for each output of the model; a list becomes a tuple.
 
     Raises:
+        TypeError: classes that are neither.
         ValueError: a key id of another form, a size below 1, above 1,024 or not divisible by M, no classes, or a class
             without a printable name of its own.
 
@@ -61,6 +62,9 @@ class ModelCard:
             raise ValueError(f"need images of positive size, at most {LARGEST_SIDE} pixels a side, got {self.shape}")
         if self.height % self.patch_size or self.width % self.patch_size:
             raise ValueError(f"need images of positive size, divisible by {self.patch_size}, got {self.shape}")
+        if not isinstance(self.classes, list | tuple):
+            raise TypeError(f"classes are a tuple of names, got {type(self.classes).__name__}")
+        object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes:
             raise ValueError("need at least one class")
         if not all(isinstance(name, str) and name and name.isprintable() for name in self.classes):
