@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
+from assignments.inbox import plain
 from assignments.notebook import HERE
 
 KATEX = HERE.parent / "node_modules" / "katex"
@@ -67,7 +68,7 @@ def prose(text: str) -> Markup:
         MarkdownIt("commonmark", {"html": False}).enable("table").disable(["emphasis", "link", "image", "autolink"])
     )
     markdown.use(dollarmath_plugin, renderer=keep, allow_digits=False)
-    html = nh3.clean(markdown.render(text.replace(LEFT, "").replace(RIGHT, "")), tags=TAGS, attributes={})
+    html = nh3.clean(markdown.render(plain(text).replace(LEFT, "").replace(RIGHT, "")), tags=TAGS, attributes={})
     for number, formula in enumerate(_drawn(formulas)):
         html = html.replace(f"{LEFT}{number}{RIGHT}", formula)
     return Markup(html)
@@ -79,7 +80,9 @@ def _drawn(formulas: list[tuple[str, bool]]) -> list[str]:
     if formulas and node and KATEX.exists():
         try:
             command = [node, "-e", DRAW, str(KATEX)]
-            done = subprocess.run(command, input=json.dumps(formulas), capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run(
+                command, input=json.dumps(formulas), capture_output=True, encoding="utf-8", timeout=SECONDS
+            )
             if done.returncode == 0:
                 return json.loads(done.stdout)
         except subprocess.TimeoutExpired:

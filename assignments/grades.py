@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assignments import feedback, table
+from assignments.inbox import plain
 from assignments.notebook import Assignment, assignments
 
 Result = dict[str, Any]
@@ -124,7 +125,7 @@ class Grades:
         folder = self.out / "feedback" / file_name(result["student"])
         folder.mkdir(parents=True, exist_ok=True)
         html = feedback.page(result, self._steps(result), self.mark(result), assignment.points, self._comment(result))
-        (folder / f"{assignment.name}.html").write_text(html, encoding="utf-8")
+        (folder / f"{assignment.name}.html").write_text(plain(html), encoding="utf-8")
 
 
 def written(result: Result) -> bool:
@@ -167,7 +168,7 @@ def file_name(student: str) -> str:
     >>> file_name("Anna/..") == file_name("Anna:..")
     False
     """
-    safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", student).strip(". ")[:100]
+    safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", student).strip(". ").encode()[:100].decode(errors="ignore")
     if safe == student:
         return safe
     return f"{safe}-{hashlib.sha256(student.encode(errors='surrogateescape')).hexdigest()[:8]}"

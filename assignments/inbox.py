@@ -23,6 +23,7 @@ TOTAL = 2**28  # bytes that are unpacked of one student's archives
 FILES = 2000  # files that are looked at in them
 CLASS = 2**34, 10**6  # the same for the archive of a class
 DEPTH = 4  # archives within archives
+FOLDERS = 100  # within folders
 SHOWN = 2000  # characters of a stored output that are kept
 LITTER = re.compile(r"(^|/)(__MACOSX|\.ipynb_checkpoints|\.git|\.DS_Store|Thumbs\.db|desktop\.ini|\._[^/]*)(/|$)")
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.I)
@@ -144,7 +145,8 @@ def natural(text: str) -> list:
     ['try-2/x.ipynb', 'try-10/x.ipynb', 'x.ipynb', 'x (1).ipynb']
     """
     stem = NOTEBOOK.sub("", text.casefold())
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", stem)] + [(-2, text)]
+    parts = re.split(r"0*([0-9]+)", stem)  # numbers as text, since int takes neither ² nor 5,000 digits
+    return [(len(part), part) if part.isdigit() else (-1, part) for part in parts] + [(-2, text)]
 
 
 def shown(name: str) -> str:
@@ -154,6 +156,15 @@ def shown(name: str) -> str:
     'M\\\\xfcller'
     """
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def plain(text: str) -> str:
+    """Text with ? for half of a surrogate pair, which Python and JSON can write and nothing else.
+
+    >>> plain("a\\ud800b")
+    'a?b'
+    """
+    return text.encode(errors="replace").decode()
 
 
 def _top(submissions: Path) -> Iterator[tuple[str, bytes | None]]:
@@ -192,6 +203,8 @@ def _below(entry: Path, path: str) -> Iterator[tuple[str, bytes | None]]:
     try:
         if entry.is_symlink():
             yield f"{path}/a link, which is not followed", None
+        elif path.count("/") == FOLDERS:
+            yield f"{path}/more folders within folders than are opened", None
         elif entry.is_dir():
             for child in sorted(entry.iterdir()):
                 yield from _below(child, f"{path}/{shown(child.name)}")
@@ -304,7 +317,8 @@ def read(path: str, content: bytes) -> Notebook:
     metadata = data.get("metadata")
     declared = metadata.get("mixerkey") if isinstance(metadata, dict) else None
     cells = [_cell(cell) for cell in data["cells"] if isinstance(cell, dict)]
-    return Notebook(path, cells, declared if isinstance(declared, dict) else {})
+    known = declared.items() if isinstance(declared, dict) else ()
+    return Notebook(path, cells, {name: value for name, value in known if isinstance(value, str | int)})
 
 
 def _encoding(content: bytes) -> str:
@@ -325,8 +339,7 @@ def _cell(cell: dict) -> tuple[str, str, str]:
 def _text(source: object) -> str:
     text = "".join(line for line in source if isinstance(line, str)) if isinstance(source, list) else source
     text = text if isinstance(text, str) else ""
-    # Half of a surrogate pair can be written in JSON and in nothing else.
-    return text.encode(errors="replace").decode().replace("\r\n", "\n")
+    return plain(text).replace("\r\n", "\n")
 
 
 def which(notebook: Notebook, known: dict[str, Assignment]) -> str | None:

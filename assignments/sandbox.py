@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from assignments import worker
+from assignments.inbox import plain
 
 SECONDS = 60  # for all cells, and again for all answers; the grader's own time is not counted
 ONE = 10  # seconds for one cell or answer: a loop without an end leaves time for the other questions
@@ -226,7 +227,7 @@ class Submission:
                 self._stop(f"its answer is longer than {ANSWER // 2**20} MiB")
         line, _, self.buffer = self.buffer.partition(b"\n")
         try:
-            answer = json.loads(line)
+            answer = json.loads(plain(json.dumps(json.loads(line), ensure_ascii=False)))
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):

@@ -15,6 +15,8 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, Font, PatternFill
 from openpyxl.utils import get_column_letter
 
+from assignments.inbox import plain
+
 FILE = "grades.xlsx"
 COMMENT = "comment"
 ENTER = PatternFill("solid", fgColor="FFF2CC")  # behind the cells that the teacher fills in
@@ -77,7 +79,7 @@ def load(path: Path) -> dict[str, list[Row]]:
 
 def _put(cell: Any, value: Any) -> None:
     if isinstance(value, str):
-        cell.value = ILLEGAL_CHARACTERS_RE.sub("�", value)[:32_000]  # the format's limit is 32,767
+        cell.value = ILLEGAL_CHARACTERS_RE.sub("�", plain(value))[:32_000]  # the format's limit is 32,767
         cell.data_type = "s"  # also where it starts with =
     else:
         cell.value = value

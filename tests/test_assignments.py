@@ -8,10 +8,12 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -653,6 +655,40 @@ def test_the_archive_of_a_learning_platform_is_taken_as_it_is(tmp_path: Path) ->
         entries(tmp_path / "nowhere")
 
 
+DEEP = b'{"cells": [], "metadata": {"mixerkey": {"assignment": "1-cipher", "seed": ' + b"[" * 900 + b"]" * 900 + b"}}}"
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("odd/aufgabe 1².ipynb", ONE),
+        ("odd/1.zip", zip_of({f"{'9' * 5000}.ipynb": ONE})),
+        ("odd/1-cipher.ipynb", DEEP),
+        ("김" * 85 + "/1-cipher.ipynb", ONE),
+    ],
+    ids=["superscript", "digits", "deep", "long name"],
+)
+def test_one_students_oddity_does_not_end_the_grading_of_a_class(tmp_path: Path, path: str, content: bytes) -> None:
+    submissions, out = tmp_path / "submissions", tmp_path / "out"
+    for where, what in ((path, content), ("ada/1-cipher.ipynb", ONE)):
+        file = submissions / where
+        file.parent.mkdir(parents=True)
+        file.write_bytes(what)
+    for result, notebook in _work(entries(submissions), KNOWN, {CIPHER}):
+        pickle.dumps(notebook)  # as on its way to a process of its own
+        Grades(out, 0).add(result)
+    assert len(rows(out, CIPHER)) == len(list(out.glob("feedback/*/1-cipher.html"))) == 2
+
+
+def test_a_console_that_lacks_a_letter_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in" / "Müller").mkdir(parents=True)
+    (tmp_path / "in" / "Müller" / "x.txt").write_text("")
+    command = [sys.executable, "-m", "assignments", "grade", "in", "--out", "out", "--trust", "--only", CIPHER]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "[1 of 1] 1-cipher  M?ller" in done.stdout, done.stderr
+
+
 def test_two_entries_of_one_name_are_told_as_perhaps_two_students(tmp_path: Path) -> None:
     files = ["Anna/homework.ipynb", "Anna.ipynb", "Ben/a.ipynb", "Ben/b.ipynb"]
     files += [f"maieranna_412_900{number}_{number}.ipynb" for number in (1, 2)]  # of Canvas, which tells people apart
@@ -668,7 +704,7 @@ def test_two_entries_of_one_name_are_told_as_perhaps_two_students(tmp_path: Path
     assert "two students" not in notes["Ben"] + notes["maieranna_412"]
 
 
-def test_an_archive_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_or_folders_without_end_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox.Budget.__init__, "__defaults__", (200_000, 20))
     (tmp_path / "bytes.zip").write_bytes(zip_of({f"{i}.ipynb": b" " * 60_000 for i in range(4)}))
     (tmp_path / "files.zip").write_bytes(zip_of({f"{i}.txt": b"" for i in range(30)}))
@@ -676,10 +712,13 @@ def test_an_archive_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.
     for _ in range(6):
         deep = zip_of({"x.zip" if deep is not ONE else "x.ipynb": deep})
     (tmp_path / "deep.zip").write_bytes(deep)
+    monkeypatch.setattr(inbox, "FOLDERS", 3)
+    (tmp_path / "low" / "a" / "b" / "c").mkdir(parents=True)
     notes = {entry.name: entry.notes[-1] for entry in entries(tmp_path)}
     assert "more files or bytes than are read" in notes["bytes"]
     assert "more files or bytes than are read" in notes["files"]
     assert "more archives within archives" in notes["deep"]
+    assert notes["low"] == "a/b/c/more folders within folders than are opened"
 
 
 @pytest.mark.parametrize(
@@ -819,6 +858,16 @@ def test_children_that_an_answer_leaves_behind_do_not_answer() -> None:
         assert [ask["forks"](), *(ask["seven"]() for _ in range(3))] == [True, 7, 7, 7]
 
 
+def test_half_a_character_that_is_printed_raised_or_answered_is_replaced() -> None:
+    with Submission(trust=True) as submission:
+        assert submission.run("print('a\\ud800')") == "a?\n"
+        submission.run("def give():\n    return {'\\ud800': '😀'}\ndef fail():\n    raise ValueError('\\udfff')")
+        ask = submission.functions(["give", "fail"])
+        assert ask["give"]() == {"?": "😀"}
+        with pytest.raises(SubmissionError, match=r"fail raised ValueError: \?"):
+            ask["fail"]()
+
+
 def test_a_changed_argument_is_seen_from_the_other_process() -> None:
     made = with_cells("right = put\ndef put(x, flat):\n    return x.copy_(right(x, flat))")
     found = marking.mark(KNOWN[CIPHER], handed_in(made), trust=True)["tests"]
@@ -946,6 +995,17 @@ def test_names_stay_names_in_a_spreadsheet(tmp_path: Path) -> None:
     assert len(list((tmp_path / "feedback").iterdir())) == len(names)
 
 
+def test_half_a_character_spoils_no_page_and_no_table(tmp_path: Path) -> None:
+    half = '\ud800 $\\char"D800$'
+    cells = [{"type": kind, "source": half, "printed": half} for kind in ("code", "markdown", half)]
+    said = [{"name": "q1", "points": 1, "mark": 0, "said": half}]
+    Grades(tmp_path, 0).add(result("anna", cells=cells, tests=said, notes=[half], path=half, problem=half))
+    Grades(tmp_path, 0).update()  # what is stored already, too
+    assert rows(tmp_path)["anna"]["notebook"] == half.replace("\ud800", "?")
+    (page,) = tmp_path.glob("feedback/*/*.html")
+    assert "?" in page.read_text(encoding="utf-8")
+
+
 def test_marks_by_other_tests_are_not_mixed_with_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Grades(tmp_path, 0).add(result("anna", digest="another"))
     assert Grades(tmp_path, 0).others(set()) == ["anna (2-proof)"]
@@ -1048,6 +1108,7 @@ blocks = put = scramble = unscramble = embedding_matrix = lock_matrix = features
 
 BOMB = """
 import os, time
+print('\\ud800')
 def blocks(x):
     return torch.ones(8, 10**8).sum(0)
 def put(x, flat):
@@ -1178,7 +1239,7 @@ def test_other_editors_retyped_cells_and_arrays_cost_nothing(graded: tuple[dict,
 
 
 def test_a_bomb_costs_itself_its_marks_and_nothing_else(graded: tuple[dict, Path]) -> None:
-    """Memory without end in Question 1, a loop in Question 2, processes without end in Question 4."""
+    """Half a character printed; memory without end in Question 1, a loop in 2, processes without end in 4."""
     tests = {test["name"]: test["said"] for test in graded[0]["bomb", CIPHER]["tests"]}
     assert {name.split("-")[0] for name, said in tests.items() if said} == {"q1", "q2", "q4"}
     assert mark(graded, "bomb", CIPHER) == 10
