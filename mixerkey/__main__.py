@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         options = parser.parse_args(arguments)
         options.run(options)
-        sys.stdout.flush()
+        _flush()
     except KeyboardInterrupt:
         print("mixerkey: stopped", file=sys.stderr)
         return 130
@@ -96,6 +96,15 @@ def main(arguments: list[str] | None = None) -> int:
         _give_up_stdout()
         raise SystemExit(f"mixerkey: {explained(error)}") from error
     return 0
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"done, but what it says can't be written to the standard output: {error.strerror}") from error
 
 
 def _give_up_stdout() -> None:

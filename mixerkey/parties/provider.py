@@ -79,10 +79,10 @@ class Limits:
     Raises:
         ValueError: a limit that is not positive, or infinite; more than a day for a request.
 
-    >>> Limits(seconds=0)  # doctest: +ELLIPSIS
+    >>> Limits(seconds=0)
     Traceback (most recent call last):
         ...
-    ValueError: limits must be positive and finite, got Limits(batch=256, queue=1024, connections=512, seconds=0, ...
+    ValueError: limits must be positive and finite, got seconds = 0
     """
 
     batch: int = 256
@@ -92,8 +92,9 @@ class Limits:
     memory: int = 2**28
 
     def __post_init__(self) -> None:
-        if not all(0 < value < inf for value in asdict(self).values()):
-            raise ValueError(f"limits must be positive and finite, got {self}")
+        for name, value in asdict(self).items():
+            if not 0 < value < inf:
+                raise ValueError(f"limits must be positive and finite, got {name} = {value}")
         if self.seconds > DAY:
             raise ValueError(f"a request may take a day, {DAY:,} seconds, at most; got {self.seconds:g}")
 
