@@ -187,7 +187,7 @@ def confidence_interval(right: int, total: int) -> tuple[float, float]:
     share = right / total
     middle = share + z**2 / (2 * total)
     half = z * sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return (middle - half) / (1 + z**2 / total), (middle + half) / (1 + z**2 / total)
+    return max(0.0, middle - half) / (1 + z**2 / total), min(1.0, (middle + half) / (1 + z**2 / total))
 
 
 def box_plot(values: Tensor) -> dict[str, float]:

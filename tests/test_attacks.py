@@ -360,6 +360,17 @@ def test_colours_of_other_pictures_need_no_network_but_stay_in_doubt(seed: int) 
 
 
 @needs_cifar10
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_ships_alone_places_come_out_right_and_colours_wrong(seed: int) -> None:
+    """The three facts are facts about mixtures."""
+    images, labels = load_cifar10("test")
+    ships, key = images[labels == 8][100 * seed :][:100], Key.from_seed(seed, 4, 3)
+    found = ciphertext_only(encrypt_images(ships, key), prior(4), look=False).key
+    assert found != key
+    assert found in [g.then(key) for g in colour_changes(4, 3)]
+
+
+@needs_cifar10
 def test_colours_are_seen_in_dark_pictures_too() -> None:
     images = load_cifar10("test")[0][:60]
     for x, right in ((images, 40), (images // 2, 35)):  # by chance, 5

@@ -555,6 +555,9 @@ def test_a_picture_without_a_network_is_told_the_block_size_that_has_one(page: P
     expect(page.locator("#lab-short li")).to_have_count(4)
     assert page.locator("#lab-short li").nth(1).inner_text().split("\n")[0].startswith("plain image")
     expect(page.locator("#lab-network-note")).to_contain_text("The pocket ConvMixer for digits is here")
+    expect(page.locator("#lab-network-status")).to_have_text("The network is here.")
+    page.locator("[name=lab-M][value='4']").check()
+    expect(page.locator("#lab-network-status")).to_be_empty()
 
 
 def test_reload_and_back_begin_anew(page: Page, site: str) -> None:

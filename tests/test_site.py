@@ -157,6 +157,7 @@ def test_search_leads_to_the_section(browser: Browser, site: str, query: str, pa
     shown = window.evaluate("document.querySelector(location.hash).textContent.toLowerCase()")
     assert section is not None or all(word in shown for word in query.split())
     assert section is None or window.evaluate(f"document.querySelector(location.hash + ' [id*={section}]') !== null")
+    assert not window.locator(".highlighted").count(), "parts of words are marked"
     window.close()
 
 

@@ -7,6 +7,7 @@ of the search alone.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,11 +42,12 @@ def words(part: nodes.Element, titles: Mapping[str, str] | None = None) -> str:
     >>> words(nodes.math("", r"\binom{p_b}{p_b/2}, \tfrac{1}{2}h"))
     '(p_b over p_b/2), 1/2h'
     """
-    copy = nodes.container("", part.deepcopy())
+    copy, known = nodes.container("", part.deepcopy()), titles or {}
     for node in list(copy.findall(unasked)):
         node.parent.remove(node)
     for link in list(copy.findall(lambda node: isinstance(node, pending_xref) and not node.get("refexplicit"))):
-        title = "Theorem" if link.get("refdomain") == "prf" else (titles or {}).get(link["reftarget"])
+        page = posixpath.join(posixpath.dirname(link.get("refdoc", "")), link["reftarget"])  # of a link to a page
+        title = "Theorem" if link.get("refdomain") == "prf" else known.get(link["reftarget"]) or known.get(page)
         link.parent.replace(link, nodes.Text(title or link.astext()))
     for formula in list(copy.findall(nodes.math)):
         tex = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", formula.astext())
@@ -94,6 +96,8 @@ def load(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
     if page == "search":
         app.add_js_file("sections.js")
         app.add_js_file("search.js")
+    else:  # no parts of words marked on whatever page is opened next
+        context["script_files"] = [s for s in context["script_files"] if "sphinx_highlight" not in str(s.filename)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -91,7 +91,10 @@ function showNetwork() {
   at("fetch").hidden = Boolean(network);
   at("fetch").disabled = !offer;
   at("answers").hidden = !network;
-  if (!network) at("short").replaceChildren();
+  if (!network) {
+    at("short").replaceChildren();
+    say("network-status", "");
+  }
   if (!offer) {
     say("fetch", `No network for M\u00a0=\u00a0${M}: choose M\u00a0=\u00a0${picture.shape[0] > 1 ? 4 : 2}`);
     say("network-note", `No trained network with patches of ${M} × ${M} for such pictures comes with the package: ` +
@@ -180,6 +183,7 @@ async function fetchNetwork() {
   at("cancel-download").onclick = () => stop.abort();
   at("cancel-download").focus();
   say("network-status", "Fetching the network.");
+  let outcome = "The network is here.";
   try {
     const buffer = await read(offer.file, {
       bytes: offer.bytes, moved: (share) => { at("download-bar").value = share; }, signal: stop.signal,
@@ -192,13 +196,13 @@ async function fetchNetwork() {
     });
     worker.onmessage = ({ data }) => network.answered(data);
     networks[wanted] = network;
-    say("network-status", "The network is here.");
   } catch (error) {
-    say("network-status", error.name === "AbortError" ? "Cancelled: nothing was kept." : `Not fetched: ${error.message}.`);
+    outcome = error.name === "AbortError" ? "Cancelled: nothing was kept." : `Not fetched: ${error.message}.`;
   }
   at("fetch").disabled = false;
   at("download").hidden = true;
   show();
+  say("network-status", outcome);
   (at("fetch").hidden ? at("short") : before).focus();
 }
 

@@ -80,7 +80,7 @@ def costs() -> dict:
         "one key": accuracy(encrypted, images, labels, key),
         "orthogonal matrix, floats": accuracy(mixed_model, images, labels, mixing),
         "orthogonal matrix, rounded to 8 bits": accuracy(mixed_model, pixels(((1 + mixed) / 2).clamp(0, 1)), labels),
-        "keys per patch, one convolution": accuracy(
+        "key per place, one convolution": accuracy(
             encrypted, encrypt_images(images, PatchKeys([key, *each[1:64]], GRID)), labels
         ),
         "key per image, one convolution": accuracy(encrypted, images, labels, each),
@@ -88,7 +88,7 @@ def costs() -> dict:
             f"noise of {levels} levels": accuracy(encrypted, add_noise(images, levels, rng), labels, key)
             for levels in (8, 16, 32)
         },
-        "embedding weights": {"one convolution": E, "keys per patch, unshared": 64 * E},
+        "embedding weights": {"one convolution": E, "key per place, unshared": 64 * E},
     }
 
 
