@@ -31,7 +31,7 @@ from mixerkey.embedding import (
     patch_embeddings,
 )
 from mixerkey.files import one_line
-from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation, integer
+from mixerkey.keys import BlockKey, BlockOrder, PatchKeys, ScrambledKey, SignedPermutation, check_key, integer
 
 Model = TypeVar("Model", bound=nn.Module)
 SIDES = (4, 8, 16, 32, 2, 1)  # in patches, of probe images, where the network does not say what it takes
@@ -180,6 +180,7 @@ def decrypt_model(
     >>> torch.equal(patch_matrix(decrypt_model(encrypt_model(model, key), key)), patch_matrix(model))
     True
     """
+    check_key(key)
     return encrypt_model(model, key.inverse(), layer=layer, image_size=image_size, progress=progress)
 
 

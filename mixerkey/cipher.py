@@ -75,7 +75,7 @@ def decrypt_images(x: Tensor, key: BlockKey | Sequence[BlockKey]) -> Tensor:
         return _each(decrypt_images, x, key)
     if key.moves_pixels:
         return encrypt_images(x, key.inverse())
-    _check_dense(x)
+    check_dense(x)
     if not x.is_floating_point():
         raise TypeError(f"mixed images are floating point, as encrypt_images gives them; got {x.dtype}")
     _check_channels(x, key)
@@ -160,7 +160,14 @@ def _each(function, x: Tensor, keys: Sequence[BlockKey], *options: Any) -> Tenso
     return torch.stack([function(image, key, *options) for image, key in zip(x, keys, strict=True)]) if len(x) else x
 
 
-def _check_dense(x: Tensor) -> None:
+def check_dense(x: Tensor) -> None:
+    """Refuse what is no tensor of numbers, each of them there.
+
+    >>> check_dense([1])
+    Traceback (most recent call last):
+        ...
+    TypeError: images must be a torch.Tensor, got list; torch.from_numpy converts an array
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy converts an array")
     if x.layout != torch.strided or x.is_nested or x.is_meta or isinstance(x, torch.masked.MaskedTensor):
@@ -168,7 +175,7 @@ def _check_dense(x: Tensor) -> None:
 
 
 def _check(x: Tensor) -> None:
-    _check_dense(x)
+    check_dense(x)
     if x.dtype not in PIXELS:
         raise TypeError(f"images must be uint8 or floating point, got {x.dtype}")
     if x.is_floating_point() and x.numel():

@@ -205,6 +205,8 @@ def copied(model: Model) -> Model:
             "the network cannot be copied: make weights that are computed (weight norm, pruning) its own, and drop "
             f"activations that it keeps. {reason}"
         ) from error
+    if not isinstance(copy, nn.Module):
+        raise ValueError(f"a copy of the network is a {type(copy).__name__}: a __deepcopy__ must return the copy")
     old = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
         if id(tensor) in old:

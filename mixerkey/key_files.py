@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixerkey import keys
 from mixerkey.files import parse_json, write_file
-from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation
+from mixerkey.keys import BlockKey, BlockOrder, MatrixKey, PatchKeys, ScrambledKey, SignedPermutation, check_key
 
 FORMAT_VERSION = 1
 KEY_ID = "[0-9a-f]{16}"
@@ -41,6 +41,7 @@ def save_key(key: BlockKey, path: str | Path, *, key_id: str | None = None) -> N
 
     Raises:
         FileExistsError: the file exists and holds something else: a key overwritten is a key lost.
+        TypeError: it is no key.
         ValueError: an id of another form, or a key that could not be loaded again.
     """
     _check_id(key_id)
@@ -117,6 +118,7 @@ def load_key_and_id(path: str | Path) -> tuple[BlockKey, str | None]:
 
 def encode(key: BlockKey, key_id: str | None = None) -> bytes:
     """The content of a key file: what `save_key` writes."""
+    check_key(key)
     document, matrices = _document(key, key_id)
     text = json.dumps(document | {"checksum": _checksum(document, matrices)}, indent=1)
     if not matrices:

@@ -119,12 +119,14 @@ class BlockKey(ABC):
         The relative key ``old.inverse().then(new)`` takes what `old` encrypted to what `new` encrypts.
 
         Raises:
+            TypeError: `other` is no key.
             ValueError: `other` is for another block shape or another grid.
 
         >>> key, order = Key.from_seed(1, 4, 3), BlockOrder.from_seed(2, 4, 3, grid=(8, 8))
         >>> key.then(order) == order.then(key), order.then(key)  # one T for all places: the order does not matter
         (True, ScrambledKey(patch_size=4, channels=3, secret hidden))
         """
+        check_key(other)
         if (self.patch_size, self.channels) != (other.patch_size, other.channels):
             raise ValueError(
                 f"block shapes differ: M = {self.patch_size}, C = {self.channels} "
@@ -822,6 +824,18 @@ def integer(value: Any, name: str) -> int:
         return index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is no key.
+
+    >>> check_key(None)
+    Traceback (most recent call last):
+        ...
+    TypeError: need a key, such as Key.generate makes; got NoneType
+    """
+    if not isinstance(key, BlockKey):
+        raise TypeError(f"need a key, such as Key.generate makes; got {type(key).__name__}")
 
 
 def block_size(patch_size: int, channels: int) -> int:

@@ -1169,6 +1169,14 @@ def test_a_network_that_gives_itself_for_a_copy_is_refused_and_unharmed() -> Non
     assert torch.equal(model.conv.weight, before)
 
 
+def test_a_network_whose_copy_is_none_is_refused() -> None:
+    class Bare(Small):
+        def __deepcopy__(self, memo: Any) -> Any: ...
+
+    with pytest.raises(ValueError, match="a copy of the network is a NoneType: a __deepcopy__ must return the copy"):
+        encrypt_model(Bare(), KEY)
+
+
 def test_what_is_no_copy_is_kept() -> None:
     torch.manual_seed(0)
     model: Any = Small().double()

@@ -19,10 +19,10 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -44,8 +44,10 @@ from mixerkey import (
     Key,
     SignedPermutation,
     accuracy,
+    decrypt_model,
     encrypt_images,
     encrypt_model,
+    key_files,
     load_pretrained,
     patch_matrix,
 )
@@ -1051,6 +1053,7 @@ ROWS: dict[str, object] = {"key_id": ID, "labels": ["a"], "probabilities": [[1.0
 
 
 NO_ROWS: list[object] = [None, [], 1, [1.0], [[1.0, 0.0]], [[1.0], [1.0]], [["a"]], [[None]], [[-1.0]], [[2.0]], {}]
+NO_ROWS += [[[0.25]], [[0.0]], [[True]], [[0.99]]]
 
 
 @pytest.mark.parametrize(
@@ -1076,6 +1079,71 @@ def test_an_answer_that_is_none_is_said_to_be(answer: bytes) -> None:
         Client("http://x", KEY, transport=transport).classify(IMAGES[:1])
     assert str(caught.value).isprintable()
     assert len(seen) == 1
+
+
+PROBABILITIES: list[tuple[list[float], bool]] = [
+    ([0.333] * 3, True),
+    ([1, 0, 0], True),
+    ([0.25] * 3, False),
+    ([1.5, -0.5, 0], False),
+    ([True, False, False], False),
+    ([1.0, 0.0, False], False),
+]
+
+
+@pytest.mark.parametrize(("row", "good"), PROBABILITIES)
+def test_rows_are_probabilities_to_rounding(row: list[float], good: bool) -> None:
+    card = ModelCard(ID, 2, 1, 8, 8, ("a", "b", "c"))
+    answer = json.dumps({"key_id": ID, "probabilities": [row]}).encode()
+    with nullcontext() if good else pytest.raises(ProviderError, match="it holds what is no probability"):
+        assert client_module._rows(answer, card, 1).tolist() == [pytest.approx(row)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        *(({"tries": tries}, ValueError) for tries in (0, -1)),
+        *(({"seconds": seconds}, ValueError) for seconds in (0, -1.0, float("nan"), float("inf"), 1e12)),
+        *(({"tries": tries}, TypeError) for tries in ("8", 8.0, None)),
+        *(({"seconds": seconds}, TypeError) for seconds in ("60", None, (1, 2))),
+    ],
+)
+def test_a_client_needs_time_and_a_try(options: dict, error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(options))):
+        Client("http://x", KEY, **options)
+
+
+LOCKED, ODD = load_pretrained("digits"), cast(Any, "odd")
+NONE: dict[str, tuple[Callable[[Path, Client], object], str]] = {
+    "a client's key": (lambda path, client: Client("http://x", ODD), "need a key, .* got str"),
+    "images": (lambda path, client: client.classify(ODD), "must be a torch.Tensor, got str"),
+    "images in an array": (lambda path, client: client.classify(cast(Any, IMAGES.numpy())), "Tensor, got ndarray"),
+    "batch": (lambda path, client: client.classify(IMAGES[:1], batch=ODD), "batch must be an integer, got str"),
+    "old key": (lambda path, client: rotate_model(LOCKED, ODD, KEY), "need a key, .* got str"),
+    "new key": (lambda path, client: rotate_model(LOCKED, KEY, ODD), "need a key, .* got str"),
+    "key to decrypt with": (lambda path, client: decrypt_model(LOCKED, ODD), "need a key, .* got str"),
+    "network": (lambda path, client: save_encrypted(ODD, ModelCard(ID, 2, 1, 8, 8, DIGITS), path), "got str"),
+    "card": (lambda path, client: save_encrypted(LOCKED, ODD, path), "need a ModelCard, got str"),
+    "key": (lambda path, client: key_files.save_key(ODD, path), "need a key, .* got str"),
+    "key with an id": (lambda path, client: save_key(ODD, path), "need a key, .* got str"),
+}
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_what_is_of_another_type_is_named(tmp_path: Path, name: str) -> None:
+    call, message = NONE[name]
+    with (
+        Client("http://x", KEY, transport=answering(certain(1))[0]) as client,
+        pytest.raises(TypeError, match=f"{message}[^\n]*$"),
+    ):
+        call(tmp_path / "a", client)
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_of_models_may_be_text(tmp_path: Path) -> None:
+    lock(KEY, ID, tmp_path / "a.safetensors")
+    for paths in (str(tmp_path), tmp_path, [str(tmp_path / "a.safetensors")]):
+        assert list(Models(paths).served) == [ID]
 
 
 def test_an_answer_that_trickles_without_end_is_not_waited_for() -> None:

@@ -9,18 +9,21 @@ import ssl
 import time
 import urllib.request
 from ipaddress import ip_address
+from typing import Any
 
 import httpx
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mixerkey.cipher import encrypt_images
+from mixerkey.cipher import check_dense, encrypt_images
 from mixerkey.files import one_line, parse_json
-from mixerkey.keys import BlockKey
+from mixerkey.keys import BlockKey, integer
 from mixerkey.parties.trainer import ModelCard, moving, read_card
 
 LARGEST_ANSWER = 64 * 2**20  # bytes
+ROUNDING = 1e-3  # of the sum of a row of probabilities
+LONGEST = 2**31  # seconds that sockets can wait
 LONGEST_WAIT = 60  # seconds that a busy provider may ask for
 
 
@@ -44,7 +47,9 @@ class Client:
         transport: how httpx sends, for tests.
 
     Raises:
-        ValueError: no address, a token that no header can hold, a proxy that can't be used, or a key that mixes pixels.
+        TypeError: a key that is none, or no numbers for `seconds` and `tries`.
+        ValueError: no address, a token that no header can hold, a proxy that can't be used, a key that mixes pixels,
+            or no time or tries.
 
     >>> from mixerkey import Key
     >>> card = {"key_id": "00d1f2e3a4b5c6d7", "patch_size": 2, "channels": 1, "height": 8, "width": 8, "classes": ["a"]}
@@ -68,6 +73,10 @@ class Client:
         tries: int = 8,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"seconds must be a number, got {type(seconds).__name__}")
+        if not 0 < seconds < LONGEST or integer(tries, "tries") < 1:
+            raise ValueError(f"need a time above 0 and at least one try; got seconds = {seconds}, tries = {tries}")
         self.key, self.key_id, self.seconds, self.tries = moving(key), key_id, seconds, tries
         self._card: ModelCard | None = None
         address = _address(url)
@@ -133,13 +142,15 @@ class Client:
             float32 (N, classes).
 
         Raises:
+            TypeError: the images are no tensor, or `batch` is no integer.
             ValueError: the images are not uint8, or do not fit the model; or the key does not.
             ProviderError: the provider refuses, does not answer, or answers something else.
         """
+        check_dense(images)
         card = self._card or self.card()
         if images.dtype != torch.uint8 or images.shape[1:] != card.shape:
             raise ValueError(f"images must be uint8 (N, {card.shape}), got {images.dtype} {tuple(images.shape)}")
-        if batch < 1:
+        if integer(batch, "batch") < 1:
             raise ValueError(f"a request has at least one image, got batch = {batch}")
         headers = {"Content-Type": "application/octet-stream"} | ({"Key-Id": self.key_id} if self.key_id else {})
         rows = [torch.zeros(0, len(card.classes))]
@@ -255,10 +266,12 @@ def _rows(body: bytes, card: ModelCard, count: int) -> Tensor:
         answer = parse_json(body)
         if answer.get("key_id") != card.key_id:
             raise ValueError(f"it is for another key than {card.key_id}")
-        rows = torch.tensor(answer.get("probabilities"), dtype=torch.float32)
+        numbers: Any = answer.get("probabilities")
+        rows = torch.tensor(numbers, dtype=torch.float32)
         if rows.shape != (count, len(card.classes)):
             raise ValueError(f"its shape is {tuple(rows.shape)}, not {(count, len(card.classes))}")
-        if not ((rows >= 0) & (rows <= 1)).all():  # also NaN
+        sums = (rows.sum(1) - 1).abs() <= ROUNDING
+        if not ((rows >= 0).all() and sums.all()) or any(type(p) is bool for row in numbers for p in row):  # also NaN
             raise ValueError("it holds what is no probability")
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ProviderError(f"the provider's answer can't be used: {one_line(error)}") from error

@@ -128,8 +128,8 @@ class Problem:
 class Models:
     """The encrypted models that are served, by key id; `reload` replaces them all at once."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: str | Path | Iterable[str | Path]) -> None:
+        self.paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         self.served: dict[str, tuple[ConvMixer, ModelCard]] = {}
         self._one = threading.Lock()
         self.reload()
@@ -510,7 +510,7 @@ def serve(
         OSError, ValueError: see `Models.reload` and `create_app`; no such host or port, or the address is in use.
     """
     limits = limits or Limits()
-    models = Models(Path(path) for path in paths)
+    models = Models(paths)
     app = create_app(models, token=token, limits=limits, names=(host, *own_names(), *names), prefix=prefix)
     listener = listen(host, port)
     write_log()

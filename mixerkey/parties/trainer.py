@@ -15,11 +15,11 @@ from torch import nn
 
 from mixerkey import key_files
 from mixerkey.absorption import encrypt_model
-from mixerkey.convmixer import ConvMixer, load_with_metadata, save_model
+from mixerkey.convmixer import ARCHITECTURES, ConvMixer, load_with_metadata, save_model
 from mixerkey.evaluation import predict
 from mixerkey.files import parse_json
 from mixerkey.key_files import KEY_ID
-from mixerkey.keys import BlockKey
+from mixerkey.keys import BlockKey, check_key
 
 LARGEST_SIDE = 1024  # of images, in pixels
 LARGEST_MAP = 2**28  # values that a network computes of an image at a time: a GiB
@@ -120,6 +120,7 @@ def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
     Folders on the way to it are made.
 
     Raises:
+        TypeError: the model is no network of this package, or the card is none.
         ValueError: the card does not fit the model.
 
     >>> import tempfile
@@ -130,6 +131,10 @@ def save_encrypted(model: ConvMixer, card: ModelCard, path: str | Path) -> None:
     ...     load_encrypted(folder + "/model.safetensors")[1] == card
     True
     """
+    if not isinstance(model, tuple(ARCHITECTURES.values())):
+        raise TypeError(f"need an encrypted network of this package, such as a ConvMixer; got {type(model).__name__}")
+    if not isinstance(card, ModelCard):
+        raise TypeError(f"need a ModelCard, got {type(card).__name__}")
     _check(model, card)
     save_model(model, path, card=json.dumps(asdict(card)))
 
@@ -178,6 +183,7 @@ def rotate_model(model: Model, old: BlockKey, new: BlockKey) -> Model:
     stays with the third party. `old` is taken at its word: that a model was encrypted with another key cannot be seen.
 
     Raises:
+        TypeError: a key that is none; and as for `encrypt_model`.
         ValueError: the keys do not fit each other, or the model.
 
     >>> import torch
@@ -187,6 +193,7 @@ def rotate_model(model: Model, old: BlockKey, new: BlockKey) -> Model:
     >>> torch.equal(patch_matrix(rotated), patch_matrix(encrypt_model(plain, new)))
     True
     """
+    check_key(old)
     return encrypt_model(model, old.inverse().then(new))
 
 
@@ -194,8 +201,10 @@ def moving(key: BlockKey) -> BlockKey:
     """The key, if what it encrypts are other 8-bit images.
 
     Raises:
+        TypeError: it is no key.
         ValueError: it mixes pixels, or changes nothing.
     """
+    check_key(key)
     if key.is_identity:
         raise ValueError(
             "this key changes nothing, so that it protects nothing; draw one for larger blocks, by mixerkey keygen "
