@@ -213,6 +213,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("host", "others"),
+    [("127.0.0.1", []), ("localhost", []), ("::1", []), ("::", ["127.0.0.1", "::1"]), ("0.0.0.0", ["127.0.0.1"])],
+)
+def test_it_answers_at_every_kind_of_address(folder: Path, host: str, others: list[str]) -> None:
+    try:
+        listen(host, 0).close()
+    except (OSError, ValueError) as error:
+        pytest.skip(f"this computer has no {host}: {error}")
+    with Provider(folder, folder, "--port", "0", "--host", host) as provider:
+        addresses = [f"[{other}]" if ":" in other else other for other in others]
+        for url in (provider.url, *(f"http://{address}:{provider.port}" for address in addresses)):
+            with Client(url, KEY) as client:
+                torch.testing.assert_close(client.classify(IMAGES[:1]), offline(KEY)[:1], atol=1e-5, rtol=0)
+
+
 def test_kill_9_in_mid_request_and_a_restart_lose_nothing(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])

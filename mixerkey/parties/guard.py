@@ -111,10 +111,17 @@ def known(host: str, names: set[str]) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name in names:
-        return True
+    return name in names or is_address(name)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address of either version of IP, without brackets or a port.
+
+    >>> [is_address(text) for text in ("127.0.0.1", "::", "fe80::1%eth0", "[::1]", "127.0.0.1:80", "localhost")]
+    [True, True, True, False, False, False]
+    """
     try:
-        ip_address(name)
+        ip_address(text)
     except ValueError:
         return False
     return True

@@ -39,7 +39,7 @@ from mixerkey.evaluation import predict
 from mixerkey.files import one_line
 from mixerkey.parties.batching import Batcher, QueueFull
 from mixerkey.parties.client import check_token
-from mixerkey.parties.guard import Gate, JSONLines, Protocol, known, log
+from mixerkey.parties.guard import Gate, JSONLines, Protocol, is_address, log
 from mixerkey.parties.trainer import KEY_ID, ModelCard, load_encrypted
 from mixerkey.pictures import check_meaning, check_rows
 
@@ -304,7 +304,7 @@ def create_app(
     if prefix.split("/")[1:2] in (["docs"], ["health"], ["openapi.json"], ["page"], ["v1"]):
         raise ValueError(f"the prefix {prefix!r} begins like a path of the provider's own; choose another")
     for name in (names := list(names)):
-        if not (HOST.fullmatch(name) or known(name, set())):
+        if not (HOST.fullmatch(name) or is_address(name)):
             raise ValueError(f"a name is a host's, without a port, such as models.example; got {name!r}")
     service = Service(models, limits or Limits())
     guard = [] if token is None else [Depends(wants(check_token(token)))]
