@@ -391,6 +391,19 @@ def test_a_mask_that_wraps_and_a_loop_that_overwrites_are_named() -> None:
     assert "still to be read" in check.shuffle(overwrites).message
 
 
+def test_the_chapters_loop_with_a_modulo_only_is_named() -> None:
+    def loop(kernel: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        half, A = len(kernel) // 2, torch.zeros(h * w, h * w, dtype=kernel.dtype)
+        for i in range(h * w):
+            for o in range(h * w):
+                dy, dx = (i // w - o // w) % h, (i % w - o % w) % w
+                if abs(dy) <= half and abs(dx) <= half:
+                    A[i, o] = kernel[dy + half, dx + half]
+        return A
+
+    assert "no difference is below 0" in check.circular_matrix(loop).message
+
+
 STOPPED = {  # the axis along which a beginner's loop goes
     "batch_norm_train": 1,
     "circular_matrix": 0,
@@ -425,6 +438,14 @@ def test_kinds_of_numbers_are_told_apart_where_it_matters() -> None:
     assert difference(fractions.float() * (1 + 2e-6), fractions, 1e-12).endswith("is float32 mixed in?")
     assert difference([True, False], whole.bool()) == difference([1, 0], whole.bool()) == ""
     assert difference([[1, 2], [3]], whole) == "expected a tensor of shape (2,), got list"
+    v, r = 0, 1
+    for part in (v, r):  # of a pair, one right in value alone, and True and False in any type
+
+        def half(*key: torch.Tensor, part: int = part) -> list[torch.Tensor]:
+            return [x.double() if i == part else x for i, x in enumerate(check.relative_key.reference(*key))]
+
+        said = check.relative_key(half).message
+        assert ("the values are right, but of type torch.float64" in said) == (part == v)
 
 
 def test_complex_meta_and_nan_tensors_are_wrong() -> None:
@@ -555,6 +576,17 @@ def test_a_system_may_be_solved_in_float32_and_must_be_solved(name: str) -> None
         assert entry(lambda A, B: entry.reference(A.float(), B.float()).double())  # no longer seen in its type
         assert not entry(lambda A, B: entry.reference(A, B) * 1.001)
         assert not entry(lambda A, B: entry.reference(A.half().double(), B.half().double()))
+
+
+@pytest.mark.parametrize("inverse", [torch.linalg.inv, torch.linalg.pinv])
+def test_the_first_of_many_blocks_may_depend_on_each_other(inverse: Callable[..., Any]) -> None:
+    def first(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
+        return inverse(X[: X.shape[1]]) @ Y[: X.shape[1]]
+
+    assert "its first p_b may depend on each other" in check.recover_matrix(first).message
+    one = check.relative_matrix(lambda E_a, E_b: E_a[:, : len(E_a)] @ inverse(E_b[:, : len(E_a)]))
+    assert not one
+    assert inverse is torch.linalg.pinv or "the first p_b may depend on each other" in one.message
 
 
 def test_a_list_of_one_is_its_number_and_what_is_in_a_longer_one_is_said() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 NOT_DONE = "Not done yet: "
+OF_SHAPES = (IndexError, RuntimeError, ValueError, torch.linalg.LinAlgError, np.linalg.LinAlgError)
 NEAR = 1e-9  # to a number that was reckoned in another order
 ROUNDED = " by rounding only; is float32 mixed in?"
 LOST = " can't hold them"
@@ -95,7 +96,7 @@ class Checker:
         mistakes: classic wrong functions, each with what is said of it; a part of a result may be ..., which is any.
         tolerance: by how much a result may differ; 0 asks for equality.
         canonical: applied to results before they are compared, where several are right.
-        axes: what an argument has on which axis, said after an error of an index or a shape.
+        axes: what an argument has on which axis, said after an error of an index, a shape or a rank.
         rule: what a right result must satisfy besides; gets the result and the arguments as the function left them,
             and returns a complaint, or nothing.
 
@@ -137,7 +138,7 @@ class Checker:
                 if type(error) is NotImplementedError and not error.args:
                     return Result(False, f"{NOT_DONE}write what {name} does in place of raise NotImplementedError.")
                 what = traceback.format_exception_only(error)[-1].strip()
-                hint = f"; {self.axes}" if self.axes and type(error) in (IndexError, RuntimeError, ValueError) else ""
+                hint = f"; {self.axes}" if self.axes and type(error) in OF_SHAPES else ""
                 return _wrong(f"{self._call(case)} raised {what}{hint}")
             changed = changed or self._changed(arguments, case)
             left.append((results[-1], arguments))
@@ -149,7 +150,11 @@ class Checker:
                 return _wrong(f"the numbers are right, but {name} changed its input {changed}; work on a copy")
             broken = next(filter(None, (self.rule(result, arguments) for result, arguments in left)), "")
             return _wrong(broken) if broken else Result(True, f"Right: {self.praise}")
-        for wrong, message in self.mistakes:
+        typed = not any(
+            self._compare(result, self.reference(*case), dtypes=False)
+            for result, case in zip(results, cases, strict=True)
+        )
+        for wrong, message in () if typed else self.mistakes:
             pairs = zip(results, cases, strict=True)
             if not any(self._compare(result, wrong(*case), dtypes=False) for result, case in pairs):
                 return _wrong(message)

@@ -55,6 +55,16 @@ def run_on(mirrored: bool) -> Callable[[Tensor, int, int], Tensor]:
     return matrix
 
 
+def one_sided(mirrored: bool) -> Callable[[Tensor, int, int], Tensor]:
+    """The chapter's loop with differences modulo h and w: what lies above and left is at no small difference now."""
+
+    def matrix(kernel: Tensor, h: int, w: int) -> Tensor:
+        below = torch.arange(len(kernel)) >= len(kernel) // 2
+        return toeplitz(mirrored=mirrored)(kernel * below * below[:, None], h, w)
+
+    return matrix
+
+
 EDGES = {
     "constant": "this pads with zeros",
     "reflect": "this reflects the map at its edges",
@@ -92,6 +102,14 @@ EDGES = {
                 "the kernel is mirrored in one direction",
             )
             for axis in (0, 1)
+        ],
+        *[
+            (
+                one_sided(mirrored),
+                "after % h and % w no difference is below 0, so abs(dy) <= k // 2 loses what lies above and left: add "
+                "k // 2 before the modulo, and ask for less than k",
+            )
+            for mirrored in (False, True)
         ],
         *[
             (cornered(turn), "the middle of the kernel belongs to the position itself, not a corner: mind k // 2")

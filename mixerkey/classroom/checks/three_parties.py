@@ -93,6 +93,7 @@ def relative_key(v_old: Tensor, r_old: Tensor, v_new: Tensor, r_new: Tensor) -> 
 def two_models(g: Generator, size: int, d: int) -> tuple[Tensor, Tensor]:
     """E, encrypted by two invertible matrices."""
     E = normal(g, size, d)
+    E[:, 0] = 0  # a filter that has died
     T_a, T_b = (torch.eye(size).double() + normal(g, size, size) / (3 * size**0.5) for _ in range(2))
     return torch.linalg.solve(T_a, E), torch.linalg.solve(T_b, E)
 
@@ -116,6 +117,7 @@ def two_models(g: Generator, size: int, d: int) -> tuple[Tensor, Tensor]:
         ),
     ),
     tolerance=SOLVED,
+    axes="E_a and E_b have a column for each filter, and the first p_b may depend on each other: take all of them",
 )
 def relative_matrix(E_a: Tensor, E_b: Tensor) -> Tensor:
     return E_a @ torch.linalg.pinv(E_b)
