@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from itertools import product
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -468,6 +468,8 @@ def _prove(
     order = key if isinstance(key, BlockOrder) else key.order if isinstance(key, ScrambledKey) else None
     images = torch.randint(256, (2, key.channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     plain, encrypted = (network_input(images, each, dtype) for each in (None, key))
+    if not encrypted.isfinite().all():
+        raise ValueError(f"encrypted images overflow {dtype}: T is too large; take another key")
     first, second = (_in(dtype, deepcopy(model)) for model in (before, after))
     tolerance = TOLERANCES[dtype]
     runs = [(first, plain), (first, plain), (second, encrypted), (second, plain)]
@@ -482,6 +484,10 @@ def _prove(
             raise ValueError(
                 f"the key's condition, {key.condition:.1e}, is too large for this network's weights: their rounding "
                 f"may change its answers by {rounding:.1e} of their size; take a better key, or encrypt model.double()"
+            )
+        if any(new.double().abs().max() < torch.finfo(new.dtype).tiny for _, new in changed if new.is_floating_point()):
+            raise ValueError(
+                "the encrypted weights underflow their dtype: T is too large; take another key or double()"
             )
         raise ValueError(_complaint(first, key, plain))
     if _alike(old, wrong, None, tolerance):
@@ -607,7 +613,7 @@ def _answer(model: nn.Module, x: Tensor) -> Answer:
     last: list[Tensor] = []
 
     def look(name: str, module: nn.Module, taken: Tensor, y: Any) -> None:
-        if isinstance(y, Tensor) and y.is_floating_point() and len(y) == 2 and not torch.equal(y[0], y[1]):
+        if _is_dense(y) and y.is_floating_point() and len(y) == 2 and not torch.equal(y[0], y[1]):
             last[:] = [y.detach().clone()]
 
     try:
@@ -692,7 +698,7 @@ class _listening:
             if not list(module.children()) or is_patch_embedding(module):
 
                 def hook(module: nn.Module, inputs: tuple, output: Any, name: str = name) -> None:
-                    if inputs and isinstance(inputs[0], Tensor):
+                    if inputs and _is_dense(inputs[0]):
                         self.hear(name, module, inputs[0], output)
 
                 self.handles.append(module.register_forward_hook(hook))
@@ -707,7 +713,7 @@ def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
     """All tensors in what a network answers, real or of integers, wherever they stand in it.
 
     Raises:
-        ValueError: there are none, or of integers alone, which say too little to be compared.
+        ValueError: there are none, or of integers alone, which say too little to be compared; or some are not dense.
         Exception: whatever the network raises where it does not take such images.
     """
     device = next((p.device for p in model.parameters()), x.device)
@@ -716,10 +722,23 @@ def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
     tensors = [tensor for _, tensor in reachable(output)]
     if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         raise ValueError(
-            f"the network answers by a {type(output).__name__} without floating-point numbers, which says too little "
-            "to be compared: encrypt the part of it that gives logits"
+            f"the network's answer, a {type(output).__name__}, holds no tensor of floating-point numbers, and says too "
+            "little to be compared: encrypt the part of it that gives logits"
+        )
+    if not all(map(_is_dense, tensors)):
+        raise ValueError(
+            "the network answers by a tensor that is sparse, nested, masked, quantised, on the meta device or float8, "
+            "which cannot be compared: have it answer by dense ones, such as logits"
         )
     return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
+
+
+def _is_dense(thing: Any) -> TypeGuard[Tensor]:
+    """Whether this is a tensor that can be compared with another."""
+    if not isinstance(thing, Tensor) or isinstance(thing, torch.masked.MaskedTensor):
+        return False
+    other = thing.layout != torch.strided or thing.is_nested or thing.is_meta or thing.is_quantized
+    return not other and not (thing.is_floating_point() and thing.itemsize == 1)
 
 
 def _in(dtype: torch.dtype, model: nn.Module) -> nn.Module:

@@ -454,7 +454,7 @@ class MatrixKey(BlockKey):
         if not T.isfinite().all():
             raise ValueError("T must hold finite numbers; it has NaN or infinity")
         values = torch.linalg.svdvals(T)
-        if values[-1] <= size * torch.finfo(T.dtype).eps * values[0]:
+        if values[-1] <= size * torch.finfo(T.dtype).eps * values[0] or (1 / values[-1]).isinf():
             raise ValueError("T must be invertible; this matrix is singular, or too nearly so to be undone in float64")
         self._set(patch_size, channels, _Matrix(T))
 

@@ -616,6 +616,10 @@ def conditioned(power: int) -> MatrixKey:
     return MatrixKey(first * torch.logspace(0, power, 48, dtype=torch.float64) @ second, 4, 3)
 
 
+def large(power: int) -> MatrixKey:
+    return MatrixKey(MatrixKey.orthogonal(4, 3, seed=1).matrix() * 10.0**power, 4, 3)
+
+
 def kept_activation(model: Any) -> None:
     model.seen = model.conv(torch.rand(1, 3, 8, 8))
 
@@ -624,6 +628,17 @@ def resized(x: Tensor) -> Tensor:
     return nn.functional.interpolate(x, (8, 8), mode="bilinear")
 
 
+ODD: dict[str, Callable[[Tensor], Any]] = {
+    "sparse answers": lambda y: y.to_sparse(),
+    "sparse answers by rows": lambda y: y.to_sparse_csr(),
+    "nested answers": lambda y: torch.nested.nested_tensor(list(y)),
+    "ragged answers": lambda y: torch.nested.nested_tensor(list(y), layout=torch.jagged),
+    "masked answers": lambda y: torch.masked.masked_tensor(y, y > 0),
+    "answers on the meta device": lambda y: y.to("meta"),
+    "float8 answers": lambda y: y.to(torch.float8_e4m3fn),
+    "sparse answers beside": lambda y: (y, y.to_sparse()),
+    "quantised answers beside": lambda y: (y, torch.quantize_per_tensor(y.float(), 0.1, 0, torch.qint8)),
+}
 SPARSE = nn.Parameter(torch.eye(3).to_sparse())
 OTHERWISE = "answers otherwise than before|several layers"
 UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
@@ -636,9 +651,28 @@ UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
     ),
     "nested": (lambda: Beside(lambda y: {"a": [(y[:, :0], Logits(y))]}), KEY, {"image_size": (8, 8)}, OTHERWISE),
     "complex": (lambda: Beside(lambda y: y * 1j), KEY, {"image_size": (8, 8)}, OTHERWISE),
-    "classes": (lambda: Through(after=lambda y: y.argmax(1)), KEY, {}, "a Tensor without floating-point numbers"),
-    "list of numbers": (lambda: Through(after=lambda y: y.tolist()), KEY, {}, "a list without floating-point numbers"),
-    "nothing": (lambda: Through(after=lambda y: None), KEY, {}, "a NoneType without floating-point numbers"),
+    "classes": (
+        lambda: Through(after=lambda y: y.argmax(1)),
+        KEY,
+        {},
+        "a Tensor, holds no tensor of float",
+    ),
+    "list of numbers": (
+        lambda: Through(after=lambda y: y.tolist()),
+        KEY,
+        {},
+        "a list, holds no tensor of float",
+    ),
+    "nothing": (
+        lambda: Through(after=lambda y: None),
+        KEY,
+        {},
+        "a NoneType, holds no tensor of float",
+    ),
+    **{
+        name: (partial(Through, after=after), KEY, {}, r"a tensor that is .*: have it answer")
+        for name, after in ODD.items()
+    },
     "NaN": (lambda: Through(after=lambda y: y.log().sqrt()), KEY, {}, "answers NaN"),
     "resized": (lambda: Through(resized), KEY, {}, r"If the network resizes images, say image_size=\(H, W\)"),
     "sparse": (lambda: changed(lambda m: m.register_parameter("s", SPARSE)), KEY, {}, "'s' is sparse: .* to_dense"),
@@ -654,6 +688,14 @@ UNLIKE: dict[str, tuple[Callable[[], nn.Module], BlockKey, dict, str]] = {
     "condition 1e7": (Small, conditioned(7), {}, "condition, 1.0e.07, is too large"),
     "half, condition 1e5": (lambda: Small().half(), conditioned(5), {}, "condition, .*, is too large"),
     "overflow": (Small, MatrixKey(MATRIX.matrix() * 1e-45, 4, 3), {}, "overflow their dtype"),
+    "underflow": (Small, large(300), {}, "underflow their dtype: T is too large"),
+    "underflow in half": (lambda: Small().half(), large(7), {}, "underflow their dtype: T is too large"),
+    "overflow of images": (
+        lambda: Through(after=lambda y: torch.einsum("nk,kj->nj", y, torch.eye(5))),
+        large(40),
+        {},
+        "encrypted images overflow torch.float32: T is too large",
+    ),
     "in training only": (lambda: Aside(lambda m, x: m.training), KEY, {"layer": "conv"}, "would stay plain: other"),
     "large only": (lambda: Aside(lambda m, x: len(x[0, 0]) > 64), KEY, {"layer": "conv"}, "would stay plain: other"),
     "beside, float32 inside": (lambda: Float32(Padded()), KEY, {"layer": "net.conv"}, OTHERWISE),
@@ -817,6 +859,25 @@ def test_a_key_that_changes_nothing_is_told_from_others_at_any_size(kind: str) -
         assert IDENTITIES[kind].is_identity
     if kind in OTHERS:
         assert not OTHERS[kind].is_identity
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_sparse_and_nested_tensors_within_a_network_are_no_obstacle() -> None:
+    for there, back in (
+        (Tensor.to_sparse, Tensor.to_dense),
+        (Tensor.to_sparse_csr, Tensor.to_dense),
+        (lambda y: torch.nested.nested_tensor(list(y)), lambda y: y.to_padded_tensor(0.0)),
+    ):
+        right(Through(after=nn.Sequential(Applied(there), Applied(back))).double())
 
 
 def test_masked_logits_dicts_and_numpy_sizes_are_taken() -> None:

@@ -277,6 +277,12 @@ def test_a_complex_matrix_is_refused() -> None:
             MatrixKey(T, 2, 1)  # type: ignore[arg-type]
 
 
+def test_a_matrix_that_nothing_undoes_in_float64_is_refused() -> None:
+    for factor in (0.0, 1e-320):
+        with pytest.raises(ValueError, match="T must be invertible"):
+            MatrixKey(factor * torch.eye(4, dtype=torch.float64), 2, 1)
+
+
 def test_frozen_hashable_and_equal_by_content() -> None:
     a, b = Key.from_seed(1, 4, 3), Key.from_seed(1, 4, 3)
     assert a == b
