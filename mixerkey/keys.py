@@ -354,7 +354,7 @@ class Key(SignedPermutation):
         super().__init__(permutation, flips, patch_size, channels)
         half, count = self.size // 2, sum(self._secret[1])
         if count != half:
-            raise ValueError(f"a key flips exactly {half} of {self.size} pixels (step B2), got {count}")
+            raise ValueError(f"a key flips exactly {half} of {self.size} pixels, got {count}")
 
     @property
     def bits(self) -> float:

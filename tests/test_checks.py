@@ -431,6 +431,15 @@ def test_a_return_inside_a_loop_is_named(name: str, axis: int, rest: str) -> Non
     assert said == f"Not right: only index 0 of axis {axis} is done; does the return stand inside the loop?"
 
 
+def test_what_is_said_names_no_step_of_the_paper_and_which_places_are_neighbours() -> None:
+    said = [message for entry in REGISTRY.values() for _, message in entry.mistakes]
+    assert not [message for message in said if re.search(r"\bsteps? [A-Z]\d", message)]
+    assert (
+        "across the diagonal are not beside each other"
+        in check.absorbed_orders(lambda h, w: 24 if h == w == 2 else check.absorbed_orders.reference(h, w)).message
+    )
+
+
 def test_kinds_of_numbers_are_told_apart_where_it_matters() -> None:
     whole, fractions = torch.tensor([1, 0]), torch.tensor([1.0, 0.5]).double()
     assert difference(whole.double(), whole).startswith("the values are right, but of type torch.float64")

@@ -373,7 +373,7 @@ def test_a_key_that_everybody_may_read_is_closed_when_it_is_saved_again(tmp_path
         ({"id": "1"}, "a key id is 16 hexadecimal digits"),
         ({"id": ["00d1f2e3a4b5c6d7"]}, "a key id is 16 hexadecimal digits"),
         ({"id": "00d1f2e3a4b5c6d7"}, "does not match its checksum"),
-        ({"flips": [1, 1, 1, 0]}, "flips exactly 2 of 4"),
+        ({"flips": [1, 1, 1, 0]}, "flips exactly 2 of 4 pixels, got 3"),
         ({"flips": [1, 0, 1]}, "flips must have 4 entries"),
         ({"patch_size": 3}, "must have 9 entries"),
         ({"patch_size": None}, "must hold integers"),

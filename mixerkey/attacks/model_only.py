@@ -40,7 +40,7 @@ def model_only(
     """The key, up to its relatives, from the encrypted network and what its Gram matrix should be like.
 
     1. Flips: `brightness`, to which all pixels contribute with one sign, shows the sign of each flip, up to one for
-       all. Half of them are flipped (step B2), so the cut is at the median.
+       all. Half of them are flipped, so the cut is at the median.
     2. Permutation: the Gram matrix of the rows passes through the key, E' E'ᵀ = Tᵀ E Eᵀ T. It is matched with the
        expected one, on the diagonal and off it, by tabu search.
     3. All directions that may be brightness and all expected matrices are tried, and the best match is kept. Pixels

@@ -80,7 +80,7 @@ def symmetries(h: int, w: int) -> int:
         ),
         (
             lambda h, w: 24 if h == w == 2 else symmetries(h, w),
-            "a place of 2 × 2 is not beside the one across: of the 24 orders, 8 keep neighbours beside each other",
+            "places across the diagonal are not beside each other: 8 of the 24 orders of 2 × 2 keep who is beside whom",
         ),
         (
             lambda h, w: 8 if min(h, w) > 1 else symmetries(h, w),

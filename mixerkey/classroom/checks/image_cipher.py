@@ -45,7 +45,7 @@ key_count = Value(
     (
         (24, "these are the 4! permutations alone. Each goes with every choice of flips"),
         (6, "these are the choices of flips alone. Each goes with every permutation"),
-        (384, "this allows any flips; a key flips exactly half of the pixels, step B2"),
+        (384, "this allows any flips; a key flips exactly half of the pixels"),
         (30, "the choices are independent: multiply, do not add"),
         (96, "two of four places can be chosen in 6 ways, not 4"),
         (16, "these are all flips, balanced or not, and no permutations; a key has both, and flips exactly half"),
