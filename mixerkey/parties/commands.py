@@ -89,7 +89,7 @@ COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {  # what each
             "model": {"help": f"{', '.join(PRETRAINED)}, or a safetensors file that mixerkey trained"},
             "key": FILE,
             "out": {"type": a_file},
-            "--side": {"type": int, "metavar": "N", "help": "of the images, in pixels; needed for a file"},
+            "--side": {"type": int, "metavar": "PIXELS", "help": "of the images; needed for a file"},
             "--classes": {"metavar": "A,B,...", "help": "names of the outputs; by default 0, 1, ... for a file"},
         },
     ),
@@ -182,7 +182,7 @@ def _encrypt_model(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} is encrypted already; mixerkey rotate takes it to another key")
     side = SIDES.get(options.model) if options.side is None else options.side
     if side is None:
-        raise ValueError("say how large the images are: --side 32")
+        raise ValueError("say how many pixels wide and high the images are: --side PIXELS")
     count = model.sizes["num_classes"]
     usual = CLASSES.get(options.model, map(str, range(count)))
     classes = usual if options.classes is None else [name.strip() for name in options.classes.split(",")]
