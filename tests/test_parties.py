@@ -652,6 +652,12 @@ def test_behind_a_proxy_with_a_prefix(models: Models, prefix: str, taken_off: bo
         for path in ("/", "/docs", "/health", "/v1/models", "/page/app.js", "/page/palette.css", "/openapi.json"):
             assert http.get(at + path).status_code == 200, path
         assert http.post(f"{at}/v1/classify", content=bytes(64), headers=RAW).status_code == 200
+        if prefix and not taken_off:
+            for method in ("GET", "HEAD"):
+                there = http.request(method, f"{prefix}?a=b", follow_redirects=True)
+                assert (there.status_code, there.url.path) == (200, f"{prefix}/")
+            assert http.get(f"{prefix}x").status_code == 404
+            assert http.get(prefix, headers={"Host": "evil.example"}).status_code == 421
 
 
 def test_the_last_reload_that_was_asked_for_is_the_one_that_is_served(
@@ -1325,7 +1331,7 @@ def test_a_trained_model_needs_its_image_size_and_may_name_its_classes(tmp_path:
     key, model, out = (str(tmp_path / name) for name in ("key.json", "model.safetensors", "out.safetensors"))
     save_model(ConvMixer(4, 1, 3, num_classes=2), model)
     main(["keygen", key, "--patch-size", "4", "--channels", "3"])
-    with pytest.raises(SystemExit, match="--side"):
+    with pytest.raises(SystemExit, match=r"pixels wide and high the images are: --side PIXELS$"):
         main(["encrypt-model", model, key, out])
     main(["encrypt-model", model, key, out, "--side", "16"])
     assert load_encrypted(out)[1].classes == ("0", "1")

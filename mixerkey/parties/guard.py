@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -60,6 +60,7 @@ class Gate:
             await send(message)
 
         method = scope["method"]
+        bare = scope["path"] == self.prefix  # without the slash that the page's links need
         path = scope["path"] if scope["path"].startswith(f"{self.prefix}/") else self.prefix + scope["path"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "root_path": self.prefix, "path": path}
         try:
@@ -68,6 +69,8 @@ class Gate:
                 answer = JSONResponse({"detail": "this provider has another name: serve --name"}, 421)
             elif twice := said_twice(scope["headers"]):
                 answer = JSONResponse({"detail": f"the request has {twice}; say it once"}, 400, {"Connection": "close"})
+            elif bare:
+                answer = RedirectResponse(f"{self.prefix}/")
             await answer(scope, receive, sending)
         except Exception:
             log.exception("a fault of the provider")
