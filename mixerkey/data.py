@@ -134,7 +134,10 @@ def load_cifar10(split: str, *, download: bool = True, progress: bool = True) ->
             return _load(source, split)
         except Exception as error:  # a damaged file can raise anything
             failed.append(f"{source} does not hold the CIFAR-10 {split} images ({_reason(error)}).")
-    hint = "Delete it and load again, or point MIXERKEY_DATA at a complete copy."
+    if os.environ.get("MIXERKEY_DATA"):
+        hint = "Point MIXERKEY_DATA at a complete copy, or unset it to use the cache."
+    else:
+        hint = "Move it away and load again, or point MIXERKEY_DATA at a complete copy."
     raise DataUnavailable("\n".join([*failed, hint]))
 
 
@@ -247,13 +250,16 @@ def _read(source: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         if (part := _part(name, split)) is None or (part != "png" and name.name in names):
             continue
         names.add(name.name)
-        if part in ("images", "labels"):
-            array = np.load(io.BytesIO(read()), allow_pickle=False)
-            (pixels if part == "images" else labels).setdefault("arrays", []).append(array)
-        else:
-            images, classes = PARSERS[part](read(), name)
-            pixels.setdefault(part, []).append(images)
-            labels.setdefault(part, []).append(classes)
+        try:
+            if part in ("images", "labels"):
+                array = np.load(io.BytesIO(read()), allow_pickle=False)
+                (pixels if part == "images" else labels).setdefault("arrays", []).append(array)
+            else:
+                images, classes = PARSERS[part](read(), name)
+                pixels.setdefault(part, []).append(images)
+                labels.setdefault(part, []).append(classes)
+        except Exception as error:
+            raise ValueError(f"{name} is cut, damaged or of another kind: {_reason(error)}") from error
     for form in sorted(pixels.keys() | labels.keys()):
         if form in BATCH_FORMS and (missing := set(BATCHES[split]) - {name.partition(".")[0] for name in names}):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
@@ -273,11 +279,13 @@ def _members(source: Path) -> Iterator[tuple[PurePath, Callable[[], bytes]]]:
         with zipfile.ZipFile(source) as archive:
             for name in archive.namelist():
                 yield PurePosixPath(name), functools.partial(archive.read, name)
-    else:
+    elif tarfile.is_tarfile(source):
         with tarfile.open(source) as tarball:
             for member in tarball:
                 if member.isreg() and (stream := tarball.extractfile(member)):
                     yield PurePosixPath(member.name), stream.read
+    else:
+        raise ValueError("it is cut, damaged or of another kind: neither a zip archive nor a tarball")
 
 
 def _part(name: PurePath, split: str) -> str | None:
@@ -307,13 +315,19 @@ def _parse_pickle(data: bytes, name: PurePath) -> tuple[np.ndarray, np.ndarray]:
                 key = text
         elif key == b"labels" and opcode.name in ("BININT1", "BININT", "INT", "LONG", "LONG1"):
             labels.append(argument)
-    return np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS), np.array(labels)
+    return _rows(pixels, PIXELS), np.array(labels)
 
 
 def _parse_records(data: bytes, name: PurePath) -> tuple[np.ndarray, np.ndarray]:
     """Of a batch for C: records of a label and the pixels."""
-    records = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
+    records = _rows(data, 1 + PIXELS)
     return records[:, 1:], records[:, 0]
+
+
+def _rows(data: bytes, size: int) -> np.ndarray:
+    if not data or len(data) % size:
+        raise ValueError(f"{len(data):,} bytes where each image has {size:,}")
+    return np.frombuffer(data, np.uint8).reshape(-1, size)
 
 
 def _parse_matlab(data: bytes, name: PurePath) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +342,7 @@ def _parse_png(data: bytes, name: PurePath) -> tuple[np.ndarray, np.ndarray]:
     """Of one picture, whose class its folder tells, by name or number."""
     image = Image.open(io.BytesIO(data))
     if image.size != (32, 32):
-        raise ValueError(f"{name} has {image.width}×{image.height} pixels")
+        raise ValueError(f"it has {image.width}×{image.height} pixels")
     folder = name.parent.name.lower()
     label = CIFAR10_CLASSES.index(folder) if folder in CIFAR10_CLASSES else int(folder)
     return np.asarray(image.convert("RGB"))[None], np.array([label])

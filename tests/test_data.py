@@ -80,7 +80,7 @@ def refused(*parts: str, split: str = "test", download: bool = True, lines: int 
         assert part in message
 
 
-DELETE_OR_SET = "Delete it and load again, or point MIXERKEY_DATA at a complete copy."
+SET_OR_UNSET = "Point MIXERKEY_DATA at a complete copy, or unset it to use the cache."
 OTHER_WAYS = (
     "Check the network, set MIXERKEY_MIRROR to another URL of the archive, or set MIXERKEY_DATA to a copy "
     f"({ARCHIVE} or cifar10.npz)."
@@ -515,7 +515,7 @@ def test_of_several_copies_a_whole_one_is_taken(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(standin.archive[:1000])
     as_folder(tmp_path / FOLDER, {"data_batch_1": b"", "test_batch": b""})
-    refused(*(str(tmp_path / name) for name in ("cifar10.npz", FOLDER, ARCHIVE)), DELETE_OR_SET, lines=4)
+    refused(*(str(tmp_path / name) for name in ("cifar10.npz", FOLDER, ARCHIVE)), SET_OR_UNSET, lines=4)
     write_source("tarball", tmp_path / "b", standin.splits)
     standin.check("test")
     standin.check("train")
@@ -543,7 +543,7 @@ def test_one_other_pixel_or_label_or_a_missing_image_is_noticed(
         path = write_source(kind, tmp_path / name, splits)
         monkeypatch.setenv("MIXERKEY_DATA", str(path))
         reason = f"checksum mismatch: it has {len(splits['test'][1])} images, and other ones"
-        refused(f"{path} does not hold the CIFAR-10 test images ({reason}).\n{DELETE_OR_SET}")
+        refused(f"{path} does not hold the CIFAR-10 test images ({reason}).\n{SET_OR_UNSET}")
         if name != "fewer":
             standin.check("train")  # that split is whole
 
@@ -581,7 +581,7 @@ def test_an_npz_with_something_else_says_so(
     path = tmp_path / "cifar10.npz"
     np.savez(path, **change(npz_arrays(standin.splits)))
     monkeypatch.setenv("MIXERKEY_DATA", str(path))
-    refused(str(path), reason, DELETE_OR_SET)
+    refused(str(path), reason, SET_OR_UNSET)
 
 
 def test_files_of_another_kind_say_so(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -590,16 +590,67 @@ def test_files_of_another_kind_say_so(standin: StandIn, tmp_path: Path, monkeypa
         monkeypatch.setenv("MIXERKEY_DATA", str(path))
         for content in (b"", b"<html>Please log in</html>", b"PK\x03\x04", b"\x1f\x8b\x08\x00"):
             path.write_bytes(content)
-            refused(f"{path} does not hold the CIFAR-10 test images (", DELETE_OR_SET)
+            refused(f"{path} does not hold the CIFAR-10 test images (", SET_OR_UNSET)
         with path.open("wb") as stream:
             np.save(stream, np.zeros(3))
-        refused(f"{path} does not hold the CIFAR-10 test images (", DELETE_OR_SET)
+        refused(f"{path} does not hold the CIFAR-10 test images (", SET_OR_UNSET)
     with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path / "cifar10.npz", f"{FOLDER}/data_batch_1")
-    refused("test_batch", DELETE_OR_SET)
+    refused("test_batch", SET_OR_UNSET)
     with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path, f"{FOLDER}/test_batch", recursive=False)
-    refused("no test_batch", DELETE_OR_SET)
+    refused("no test_batch", SET_OR_UNSET)
+
+
+@pytest.mark.parametrize(
+    ("files", "spoil", "said"),
+    [
+        (batch_files, lambda _: b"\x80\x02" + short("?" * 24) + b".", "24 bytes where each image has 3,072"),
+        (batch_files, lambda whole: whole[:-900], ""),
+        (lambda splits: pickled_again(splits, 4), lambda whole: whole[:-900], ""),
+        (c_batches, lambda whole: whole[:-900], "17,538 bytes where each image has 3,073"),
+        (c_batches, lambda _: b"", "0 bytes where each image has 3,073"),
+        (matlab_batches, lambda whole: whole[:-900], ""),
+        (matlab_batches, lambda _: b"<html>", ""),
+        (pngs, lambda whole: whole[:-900], ""),
+        (npz(), lambda whole: whole[:-1], ""),
+    ],
+)
+@pytest.mark.parametrize("place", ["a folder", "three folders down", "a tarball"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_damaged_file_is_named_and_what_is_ones_own_is_not_to_be_deleted(
+    files: Callable[[dict[str, Split]], dict[str, bytes]],
+    spoil: Callable[[bytes], bytes],
+    said: str,
+    place: str,
+    cached: bool,
+    standin: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = files(standin.splits)
+    name = max(name for name in content if "test" in name)
+    path = PLACES[place](tmp_path, content | {name: spoil(content[name])})
+    monkeypatch.setenv("MIXERKEY_CACHE" if cached else "MIXERKEY_DATA", str(path))
+    with pytest.raises(DataUnavailable) as caught:
+        load_cifar10("test", download=False)
+    message = str(caught.value)
+    assert f"({name} is cut, damaged or of another kind: {said}" in message
+    assert "elete" not in message
+    assert "reshape" not in message
+    assert message.endswith(
+        "Move it away and load again, or point MIXERKEY_DATA at a complete copy." if cached else SET_OR_UNSET
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10.npz", "cifar-10.zip", "cifar10.tar", ARCHIVE])
+def test_an_archive_that_is_cut_is_said_to_be(
+    name: str, standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = as_zip(tmp_path / "whole", batch_files(standin.splits)).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setenv("MIXERKEY_DATA", str(tmp_path / name))
+    refused(f"{tmp_path / name} does not hold", "it is cut, damaged or of another kind: neither a zip", SET_OR_UNSET)
 
 
 def test_a_compressed_npz_works_and_says_so_when_its_stream_is_broken(
@@ -612,7 +663,7 @@ def test_a_compressed_npz_works_and_says_so_when_its_stream_is_broken(
     content = path.read_bytes()
     name, extra = content.index(b"x_test.npy"), 20  # bytes between an entry's name and its stream
     path.write_bytes(content[: name + 10 + extra] + b"\xff" * 8 + content[name + 18 + extra :])
-    refused(f"{path} does not hold the CIFAR-10 test images (", DELETE_OR_SET)
+    refused(f"{path} does not hold the CIFAR-10 test images (", SET_OR_UNSET)
 
 
 def test_a_folder_that_lacks_a_batch_says_which(
@@ -624,7 +675,7 @@ def test_a_folder_that_lacks_a_batch_says_which(
     refused(
         f"{path} does not hold the CIFAR-10 train images (it lacks data_batch_3).",
         "data_batch_3",
-        DELETE_OR_SET,
+        SET_OR_UNSET,
         split="train",
     )
     standin.check("test")
@@ -637,7 +688,7 @@ def test_a_batch_with_more_labels_than_images_says_so(
     images, labels = standin.splits["test"]
     (path / "test_batch").write_bytes(batch_file("testing batch 1 of 1", images[:5], labels))
     monkeypatch.setenv("MIXERKEY_DATA", str(path))
-    refused("5 images but 6 labels", DELETE_OR_SET)
+    refused("5 images but 6 labels", SET_OR_UNSET)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -650,7 +701,7 @@ def test_truncated_and_flipped_files_are_errors_never_other_images(
     whole, rng = file.read_bytes(), random.Random(0)
     for _ in range(40):
         file.write_bytes(whole[: rng.randrange(len(whole) - 1200)])  # the last bytes of a tarball are padding
-        refused(str(path), DELETE_OR_SET)
+        refused(str(path), SET_OR_UNSET)
     for _ in range(150):
         position = rng.choice([rng.randrange(len(whole)), rng.randrange(600), -1 - rng.randrange(600)])
         file.write_bytes(whole)
@@ -661,7 +712,7 @@ def test_truncated_and_flipped_files_are_errors_never_other_images(
             standin.check()  # many a byte does not matter: a time stamp, a file name
         except DataUnavailable as error:
             assert str(error).startswith(str(path))  # noqa: PT017
-            assert str(error).endswith(DELETE_OR_SET)  # noqa: PT017
+            assert str(error).endswith(SET_OR_UNSET)  # noqa: PT017
 
 
 def test_a_malicious_pickle_is_never_executed(
@@ -680,7 +731,7 @@ def test_a_malicious_pickle_is_never_executed(
         trace.unlink()
 
     (path / "test_batch").write_bytes(b"\x80\x02" + call + b".")
-    refused(str(path), DELETE_OR_SET)
+    refused(str(path), SET_OR_UNSET)
     (path / "test_batch").write_bytes(smuggled)
     standin.check()
     (path.parent / ARCHIVE).write_bytes(archive_of(batch_files(standin.splits) | {"test_batch": smuggled}))
