@@ -7,11 +7,16 @@ import re
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from book._ext import teaching
 from book._ext.quiz import load
 from conftest import ROOT
+from mixerkey import Key, encrypt_images, encrypt_model, load_pretrained
+from mixerkey.evaluation import partly_wrong, predict
 from mixerkey.receipts import load_receipt
 from tools.claims import find_cell
 
@@ -69,6 +74,26 @@ def test_the_table_shows_the_receipt() -> None:
     assert "| run {doc}`convmixer` | 1234 s |" in text
     for piece in ("(11 wheels) | 22 s |", "| 3.3 GB |", "| 44 s |", "| 5.5 GB |"):
         assert piece in text
+
+
+def test_what_the_lesson_of_one_hour_expects_of_the_board_and_the_lab_holds() -> None:
+    assert "$v = (2, 0, 1, 3)$ and $r = (1, 0, 1, 0)$, to $(225, 10, 235, 40)$" in GUIDE
+    block = torch.tensor([[[10, 20], [30, 40]]], dtype=torch.uint8)
+    assert encrypt_images(block, Key([2, 0, 1, 3], [1, 0, 1, 0], 2, 1)).flatten().tolist() == [225, 10, 235, 40]
+    assert "*Fetch the network (2.9 MB)*" in GUIDE
+    assert round((ROOT / "mixerkey" / "weights" / "cifar10.safetensors").stat().st_size / 1e6, 1) == 2.9
+    assert "starts at 25 %" in GUIDE
+    assert (ROOT / "book" / "lab.md").read_text(encoding="utf-8").count('step="5" value="25"') == 2
+    assert "five positions and four signs" in GUIDE
+    sheet = torch.from_numpy(np.array(Image.open(ROOT / "book" / "lab" / "samples.png").convert("RGB")))
+    samples = sheet[:, :320].permute(2, 0, 1).unflatten(2, (10, 32)).permute(2, 0, 1, 3)  # (10, 3, 32, 32)
+    model = load_pretrained("cifar10")
+    plain, changed = predict(model, samples).argmax(1), 0
+    for seed in range(10):
+        key = Key.from_seed(seed, 4, 3)
+        other = partly_wrong(key, 5, 4, torch.Generator().manual_seed(seed))
+        changed += int((predict(encrypt_model(model, key), encrypt_images(samples, other)).argmax(1) != plain).sum())
+    assert 70 <= changed <= 90, changed
 
 
 def test_each_misconception_names_a_cell_that_is_there() -> None:
