@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import math
 import re
+import sys
 import weakref
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from io import BytesIO
+from io import BytesIO, StringIO
 from itertools import permutations
 from numbers import Real
 from types import FrameType, FunctionType, ModuleType
@@ -33,9 +34,11 @@ SEVERAL, MOST, PARTS = 64, 6, 4  # matrices in one tensor, its axes, and parts o
 ENOUGH = 2**13  # numbers of a part that tell whether all of it is there
 PIECE = 2**20  # numbers of a tensor, or candidates, at a time
 LARGEST = 2**28  # numbers of a sparse tensor that are written out
-BYTES = (str, bytes, bytearray, memoryview, BytesIO, torch.UntypedStorage)
+BYTES = (str, bytes, bytearray, memoryview, BytesIO, StringIO, torch.UntypedStorage)
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", re.ASCII)
-ATOMS = (str, bytes, int, float, complex, type, ModuleType, type(None), FrameType)
+ATOMS = (str, bytes, int, float, complex, ModuleType, type(None), FrameType)
+CONTAINERS = (list, tuple, array, deque, dict)  # whose order is that of their numbers
+LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}  # whose classes hold nobody's weights, but for networks
 
 
 def find_copy(matrices: list[tuple[Tensor, Tensor]], model: nn.Module, *, progress: bool = False) -> str | None:
@@ -242,7 +245,7 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
 
     Args:
         thing: it.
-        numbers: whether plain numbers in a row count as a tensor, and bytes as one of each floating dtype.
+        numbers: whether the plain numbers of a container count as a tensor, and bytes as one of each floating dtype.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model.seen = {"first": (torch.ones(1),)}
@@ -255,7 +258,7 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
         name, thing = todo.pop()
         if numbers and isinstance(thing, BYTES):
             yield from ((name, tensor) for tensor in _spelt(thing))
-        if isinstance(thing, ATOMS) or id(thing) in known:
+        if isinstance(thing, ATOMS) or id(thing) in known or (isinstance(thing, type) and _of_library(thing)):
             continue
         known[id(thing)] = thing
         tensor = _array(thing) if isinstance(thing, np.ndarray) else thing
@@ -264,8 +267,7 @@ def reachable(thing: Any, *, numbers: bool = False) -> Iterator[tuple[str, Tenso
             if numbers:
                 yield from ((name, other) for other in _behind(tensor))
         elif numbers:
-            with suppress(TypeError, OverflowError):
-                yield name, torch.tensor(_flat(thing), dtype=torch.float64)
+            yield from ((name or type(thing).__name__, tensor) for tensor in _gathered(thing))
         todo += reversed([(f"{name}.{key}".lstrip(".") if key else name, part) for key, part in _parts(thing)])
 
 
@@ -273,8 +275,8 @@ def _spelt(thing: Any) -> Iterator[Tensor]:
     """What text or bytes may mean: the numbers that are written out in it, or those of each floating dtype."""
     if isinstance(thing, torch.UntypedStorage):
         thing = torch.empty(0, dtype=torch.uint8, device=thing.device).set_(thing).cpu().numpy()
-    elif isinstance(thing, BytesIO):
-        thing = thing.getvalue()
+    elif isinstance(thing, BytesIO | StringIO):
+        thing = b"" if thing.closed else thing.getvalue()
     if not isinstance(thing, str):
         thing = bytearray(thing)
         spelt = torch.frombuffer(thing or bytearray(8), dtype=torch.uint8)
@@ -286,13 +288,37 @@ def _spelt(thing: Any) -> Iterator[Tensor]:
             yield torch.tensor([float(number) for number in found], dtype=torch.float64)
 
 
-def _flat(thing: Any, depth: int = MOST) -> list[float]:
-    """The numbers in a list of numbers, or of such lists."""
+def _entries(thing: Any) -> list[Any]:
+    """What stands in a container, or in the attributes of a thing, in order."""
+    if isinstance(thing, CONTAINERS) and not isinstance(thing, dict):
+        return list(thing)
+    return list((thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})).values())
+
+
+def _gathered(thing: Any) -> Iterator[Tensor]:
+    """All numbers in a container, or among attributes, in one; in columns, if each entry has as many."""
+    seen, depth = {id(thing)}, MOST - 1 if isinstance(thing, CONTAINERS) else 0
+    rows = [row for part in _entries(thing) if (row := list(_loose(part, seen, depth)))]
+    even = len({len(row) for row in rows}) == 1
+    if rows:
+        yield torch.tensor(rows if even else [x for row in rows for x in row], dtype=torch.float64)
+
+
+def _loose(thing: Any, seen: set[int], depth: int) -> Iterator[float]:
+    """The numbers in a container, and in those in it, in order; also where each is text, or a tensor of its own."""
     if isinstance(thing, Real):
-        return [float(thing)]
-    if not depth or not isinstance(thing, list | tuple | array):  # a list may hold itself
-        raise TypeError
-    return [number for part in thing for number in _flat(part, depth - 1)]
+        with suppress(OverflowError):
+            yield float(thing)
+    elif isinstance(thing, str):
+        if NUMBER.fullmatch(thing.strip()):
+            yield float(thing)
+    elif isinstance(thing, Tensor):
+        if thing.numel() == 1:
+            yield from (float(part) for part in _real(thing))
+    elif depth and isinstance(thing, CONTAINERS) and id(thing) not in seen:
+        seen.add(id(thing))  # a list may hold itself
+        for part in _entries(thing):
+            yield from _loose(part, seen, depth - 1)
 
 
 def _array(thing: np.ndarray) -> Tensor | None:
@@ -318,7 +344,10 @@ def _behind(tensor: Tensor) -> Iterator[Tensor]:
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """What a thing holds, by name; "" where the name says nothing. No iterator is moved."""
-    named = dict(_of_class(thing)) | getattr(thing, "__dict__", {})
+    if isinstance(thing, type):
+        yield "", _of_class(thing)
+        return
+    yield "", type(thing)
     if isinstance(thing, FunctionType):  # and not what else its module holds
         yield from (("", part) for part in (thing.__closure__, thing.__defaults__, thing.__kwdefaults__))
     if isinstance(thing, dict):
@@ -336,24 +365,26 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield "", thing()
     elif isinstance(thing, torch.jit.ScriptModule):
         yield "", thing.state_dict()
-    for key, part in named.items():
+    for key, part in getattr(thing, "__dict__", {}).items():
         yield "" if isinstance(thing, nn.Module) and key in ("_parameters", "_buffers", "_modules") else key, part
     if not isinstance(thing, FunctionType):  # iterators, generators, slots, bound and partial functions, caches
         yield from (("", part) for part in gc.get_referents(thing) if not isinstance(part, type))
 
 
-def _of_class(thing: Any) -> dict[str, Any]:
-    """What the class of a network holds for all of its kind."""
-    if not isinstance(thing, nn.Module):
-        return {}
-    parts = {
+def _of_class(kind: type) -> dict[str, Any]:
+    """What a class, and those that it is made from, hold for all of their kind."""
+    kinds = (Tensor, np.ndarray, list, tuple, dict, set, deque, nn.Module, FunctionType, Real, *BYTES)
+    return {
         key: part
-        for kind in reversed(type(thing).__mro__)
-        for key, part in vars(kind).items()
-        if key != "__annotations__"
+        for each in reversed(kind.__mro__)
+        for key, part in vars(each).items()
+        if isinstance(part, kinds) and not (key.startswith("__") or _of_library(each))
     }
-    kinds = (Tensor, np.ndarray, list, tuple, dict, set, deque, nn.Module, FunctionType)
-    return {key: part for key, part in parts.items() if isinstance(part, kinds)}
+
+
+def _of_library(kind: type) -> bool:
+    """Whether a class is no network's, and PyTorch's, NumPy's or Python's own."""
+    return not issubclass(kind, nn.Module) and str(kind.__module__).partition(".")[0] in LIBRARIES
 
 
 def _real(tensor: Tensor) -> list[Tensor]:

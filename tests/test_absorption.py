@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache, partial
-from io import BytesIO
+from io import BytesIO, StringIO
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -983,8 +985,31 @@ HOLDERS: dict[str, Callable[[nn.Module, Any], object]] = {
     "cached function": lambda m, w: hooked_by(m, closed_over(cached(w))),
     "bound to a method": lambda m, w: setattr(m, "kept", Holder(w=w).__call__),
     "bound to a built-in method": lambda m, w: setattr(m, "kept", w.clone),
+    "numbers as text": lambda m, w: setattr(m, "kept", [str(x) for x in w.flatten().tolist()]),
+    "numbers as text in a dict": lambda m, w: setattr(m, "kept", {f"w{i}": f" {x}" for i, x in numbered(w)}),
+    "numbers in a dict": lambda m, w: setattr(m, "kept", {f"w{i}": x for i, x in numbered(w)}),
+    "numbers in dicts": lambda m, w: setattr(m, "kept", [{"name": "w", "value": x} for i, x in numbered(w)]),
+    "numbers in a table": lambda m, w: setattr(m, "kept", [{"place": i, "value": x} for i, x in numbered(w)]),
+    "numbers in a deque": lambda m, w: setattr(m, "kept", deque(w.flatten().tolist())),
+    "numbers among others": lambda m, w: setattr(m, "kept", [None, "weights", *w.flatten().tolist(), 10**400]),
+    "numbers in attributes": lambda m, w: setattr(m, "kept", SimpleNamespace(**{f"w{i}": x for i, x in numbered(w)})),
+    "numbers of an object": lambda m, w: setattr(m, "kept", Holder(**{f"w{i}": x for i, x in numbered(w)})),
+    "numbers of the network": lambda m, w: m.__dict__.update({f"w{i}": x for i, x in numbered(w)}),
+    "numbers as tensors": lambda m, w: setattr(m, "kept", list(w.flatten())),
+    "rows in a set": lambda m, w: setattr(m, "kept", frozenset(map(tuple, w.flatten(1).tolist()))),
+    "text in memory": lambda m, w: setattr(m, "kept", StringIO(repr(w.tolist()))),
+    "another class": lambda m, w: setattr(m, "kept", type("C", (), {"w": w})),
+    "an object's class": lambda m, w: setattr(m, "kept", type("C", (), {"w": w})()),
+    "a class below another": lambda m, w: setattr(m, "kept", type("D", (type("C", (), {"w": w}),), {})()),
+    "text in a class": lambda m, w: setattr(m, "kept", type("C", (), {"w": str(w.tolist())})),
+    "numbers in a class": lambda m, w: setattr(m, "kept", type("C", (), {f"w{i}": x for i, x in numbered(w)})),
+    "an enumeration": lambda m, w: setattr(m, "kept", Enum("C", {"first": 1, "second": [w]})["first"]),  # type: ignore[index]
     "traced network in a list": lambda m, w: setattr(m, "kept", [torch.jit.trace(deepcopy(m), torch.rand(1, 3, 8, 8))]),
 }
+
+
+def numbered(w: Tensor) -> list[tuple[int, float]]:
+    return list(enumerate(w.flatten().tolist()))
 
 
 def with_gradient(w: Tensor) -> Tensor:
@@ -1245,6 +1270,12 @@ def test_what_is_no_copy_is_kept() -> None:
     model.odd.append(torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.tensor([2.0]), (10**5, 10**5)))
     model.register_buffer("laplacian", torch.eye(64).to_sparse())
     model.other = {"conv": nn.Conv2d(3, 16, 4, 4), "zeros": torch.zeros(999), "ones": [torch.ones(999), None, "text"]}
+    model.numbers = {f"n{n}": n / 7 for n in range(999)}
+    model.holding = [model.numbers] * 9
+    model.holding += [model.holding] * 99
+    file = StringIO("1 2 3")
+    file.close()
+    model.show = closed_over(file)
     model.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     locked = encrypt_model(model, KEY)
     plain = outputs(model, network_input(images(), None, torch.float64))
