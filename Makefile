@@ -17,6 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-ce
 NB ?= $(wildcard book/*.ipynb)
 PORT ?= 8000
 SEED ?= 0
+OUT := dist
 
 .DEFAULT_GOAL := book
 .PHONY: book serve lab check test gpu weigh pdf epub links lint bench notebooks pins clean assignments grade marks
@@ -72,16 +73,16 @@ bench: .venv/test
 	$(BIN)/python -m mixerkey.experiments.growth
 	$(BIN)/python -m tools.lab speed
 
-# SEED draws the variant of a class; grade with the one that you have handed out.
+# SEED draws the variant of a class; grade with the one that you have handed out. Another class has another OUT.
 assignments: .venv/test
-	$(BIN)/python -m assignments build --seed $(SEED)
+	$(BIN)/python -m assignments build --seed $(SEED) --out "$(OUT)/assignments"
 
 grade: .venv/test node_modules/.package-lock.json
 	@test -e "$(SUBMISSIONS)" || { echo "Say which: make grade SUBMISSIONS=folder, with an entry for each student, or the archive of a learning platform"; exit 2; }
-	$(BIN)/python -m assignments grade "$(SUBMISSIONS)" --seed $(SEED)
+	$(BIN)/python -m assignments grade "$(SUBMISSIONS)" --seed $(SEED) --out "$(OUT)/grades"
 
 marks: .venv/test node_modules/.package-lock.json
-	$(BIN)/python -m assignments marks --seed $(SEED)
+	$(BIN)/python -m assignments marks --seed $(SEED) --out "$(OUT)/grades"
 
 notebooks: .venv/test
 	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \

@@ -69,7 +69,10 @@ def _build(options: argparse.Namespace) -> None:
     students, teacher = options.out / "students", options.out / "teacher"
     made = [path for name in NAMES for path in (students / f"{name}.zip", teacher / f"{name}.ipynb")]
     if there := [str(path) for path in made if path.exists()]:
-        raise ValueError(f"{', '.join(there)}: there already; move {options.out} away, or name another folder by --out")
+        raise ValueError(
+            f"{', '.join(there)}: there already; move {options.out} away, or give each class a folder of its own, "
+            "as for its marks: make's OUT=, or --out"
+        )
     for folder in (students, teacher):
         folder.mkdir(parents=True, exist_ok=True)
     for old in students.glob("mixerkey-[0-9]*-py3-none-any.whl"):
@@ -96,7 +99,7 @@ def _grade(options: argparse.Namespace) -> None:
     if failed := [result for result in results if result["problem"]]:
         print(f"Not graded, {len(failed)} of {len(results)}:")
         for result in failed:
-            print(f"  {result['assignment']}  {result['student']}: {result['problem']}")
+            print(f"  {result['assignment']}  {result['student']}: {'; '.join([result['problem'], *result['notes']])}")
     print(f"{options.out}: grades.xlsx and feedback/, of variant SEED={options.seed}; {time.monotonic() - start:.0f} s")
 
 

@@ -60,7 +60,8 @@ def grade(
     work = _work(_selected(entries(submissions), set(students)), grades.known, set(only))
     if others := grades.others({(result["assignment"], result["student"]) for result, _ in work}):
         raise ValueError(
-            f"{out} holds marks of another SEED or by other tests: {', '.join(others)}; use another folder"
+            f"{out} holds marks of another SEED or by other tests: {', '.join(others)}; give each "
+            "class a folder of its own, as for its notebooks: make's OUT=, or --out"
         )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["assignments.marking", "mixerkey"])
@@ -72,6 +73,7 @@ def grade(
                 results.append(result := future.result())
                 grades.add(result)
                 said = result["problem"] or f"{grades.mark(result):g} of {grades.known[result['assignment']].points}"
+                said = "; ".join([said, *result["notes"]])
                 tell(f"[{len(results)} of {len(work)}] {result['assignment']}  {result['student']}  {said}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -207,7 +207,7 @@ def test_notes_in_a_teachers_notebook_are_not_written_over(tmp_path: Path, capsy
     mine.parent.mkdir()
     mine.write_text("with notes of mine")
     assert main(["build", "--out", str(tmp_path)]) == 2
-    assert f"{mine}: there already; move {tmp_path} away, or name another folder by --out" in capsys.readouterr().err
+    assert f"{mine}: there already; move {tmp_path} away, or give each class a folder" in capsys.readouterr().err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
     assert mine.read_text() == "with notes of mine"
 
@@ -687,6 +687,29 @@ def test_a_console_that_lacks_a_letter_ends_nothing(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "[1 of 1] 1-cipher  M?ller" in done.stdout, done.stderr
+
+
+def test_two_entries_of_one_name_are_told_in_the_terminal_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "Anna").mkdir(parents=True)
+    (tmp_path / "in" / "Anna.zip").write_bytes(b"")
+    nbformat.write(KNOWN[PROOF].notebook(), tmp_path / "in" / "Anna" / "x.ipynb")
+    two = "from Anna and Anna.zip: if these are two students"
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--trust", "--only"]
+    assert main([*command, PROOF]) == 0
+    assert two in capsys.readouterr().out
+    assert main([*command, CIPHER]) == 0
+    line, closing = capsys.readouterr().out.split("Not graded, 1 of 1:")
+    assert two in line
+    assert two in closing
+
+
+def test_every_class_may_have_a_folder_of_its_own() -> None:
+    makefile = (HERE.parent / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"-m assignments (build|grade|marks).* --out .\$\(OUT\)/(\w+)", makefile)
+    assert commands == [("build", "assignments"), ("grade", "grades"), ("marks", "grades")]
+    assert re.search("^OUT := dist$", makefile, re.MULTILINE)
 
 
 def test_two_entries_of_one_name_are_told_as_perhaps_two_students(tmp_path: Path) -> None:
