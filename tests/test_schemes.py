@@ -247,6 +247,13 @@ def test_brightness_gives_the_flips_of_the_shipped_network_from_photographs(phot
     assert whole
 
 
+def test_the_model_alone_shows_how_bright_blocks_are_under_an_orthogonal_key(photographs: None) -> None:
+    case = Case(SCHEMES["orthogonal matrix"], 0, 0)
+    _, decibels, sure = case.mark(trials.brightness_of_blocks(case))
+    assert decibels > case.mark(None)[1] + 5
+    assert not sure
+
+
 def test_an_attack_that_fails_leaves_the_encrypted_image(photographs: None) -> None:
     case = Case(SCHEMES["noise of 32 levels"], 0, 1)
     whole, decibels, sure = case.mark(trials.one_query(case))

@@ -163,6 +163,7 @@ ATTACKS: dict[str, Attack] = {
     "climbing": Attack({"queries", "like pictures"}, SIGNED, t.climb, (200,), draws=1),
     "brightness, photographs": Attack({"model"}, SIGNED, partial(t.flips_by_brightness, "photographs"), draws=1),
     "brightness": Attack({"model", "like pictures"}, SIGNED, partial(t.flips_by_brightness, "like"), draws=1),
+    "brightness of blocks": Attack({"model"}, ("orthogonal",), t.brightness_of_blocks, draws=1),
     "Gram matrix": Attack({"model"}, SIGNED, t.gram_matrix, draws=1),
     "relative keys, Gram matrix": Attack({"model"}, ("places", "images"), t.gram_matrix_of_one, draws=1),
     "relative keys, moments, photographs": Attack(
