@@ -303,11 +303,7 @@ def _tensors_differ(got: object, expected: Tensor, tolerance: float, dtypes: boo
     except Exception:  # a tensor without values, such as one on the device "meta"
         return "these values can't be read"
     fractions = numbers.is_floating_point() and not expected.is_floating_point() and expected.dtype != torch.bool
-    return (
-        f"the values are right, but of type {numbers.dtype}; they are whole numbers: give integers"
-        if dtypes and fractions
-        else ""
-    )
+    return f"the values are right, but of type {numbers.dtype}; give integers" if dtypes and fractions else ""
 
 
 def _room(expected: Any) -> Tensor:
