@@ -90,7 +90,7 @@ def load() -> list[dict]:
     for entry in entries:
         entry |= {name: entry.get(name, "").format(**known) for name in ("ours", "note", "printed")}
         prose = ("title", "paper", "ours", "note")
-        entry |= {name: re.sub(r"(?<=\d)%", " %", entry[name]) for name in prose}
+        entry |= {name: re.sub(r"(?<=\d) ?%", "\N{NO-BREAK SPACE}%", entry[name]) for name in prose}
     return entries
 
 
